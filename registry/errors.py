@@ -1,0 +1,101 @@
+"""Every error an answer can carry: one table from code to HTTP status and title (RFC 9457)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any
+
+PROBLEM_JSON = "application/problem+json"
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """An error's HTTP status and its short, stable title."""
+
+    status: int
+    title: str
+
+
+KINDS: dict[str, Kind] = {
+    "bad_request": Kind(400, "The request could not be understood"),
+    "not_json": Kind(400, "The body is not JSON"),
+    "unauthenticated": Kind(401, "A valid key is needed"),
+    "forbidden": Kind(403, "This key may not do that"),
+    "not_allowlisted": Kind(403, "This node is not on the allowlist"),
+    "no_such_node": Kind(404, "No such node"),
+    "no_such_route": Kind(404, "No such route"),
+    "method_not_allowed": Kind(405, "Method not allowed"),
+    "node_id_taken": Kind(409, "The node id belongs to another key"),
+    "body_too_large": Kind(413, "The body is over the limit"),
+    "not_json_type": Kind(415, "The body's content type is not JSON"),
+    "expectation_failed": Kind(417, "The Expect header is not supported"),
+    "invalid": Kind(422, "A field is wrong"),
+    "internal": Kind(500, "The registry failed"),
+    "store_unavailable": Kind(503, "The registry's store is unavailable"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class FieldError:
+    """One wrong field: where it is (`capabilities.ram_gb`, `query.limit`) and what is expected."""
+
+    path: str
+    message: str
+
+
+class ApiError(Exception):
+    """An answer other than success. `code` is a key of KINDS; `detail` says what to do next."""
+
+    def __init__(
+        self,
+        code: str,
+        detail: str,
+        *,
+        errors: Sequence[FieldError] = (),
+        retry_after_s: int | None = None,
+        allow: str | None = None,
+        status: int | None = None,
+    ) -> None:
+        super().__init__(detail)
+        self.code = code
+        self.detail = detail
+        self.errors = tuple(errors)
+        self.retry_after_s = retry_after_s
+        self.allow = allow
+        kind = KINDS[code]
+        self.status = status or kind.status
+        self.title = kind.title if status in (None, kind.status) else HTTPStatus(self.status).phrase
+
+    def problem(self) -> dict[str, Any]:
+        """The RFC 9457 document."""
+        document: dict[str, Any] = {
+            "type": f"urn:dagi:problem:{self.code}",
+            "title": self.title,
+            "status": self.status,
+            "detail": self.detail,
+            "code": self.code,
+        }
+        if self.errors:
+            document["errors"] = [{"path": e.path, "message": e.message} for e in self.errors]
+        return document
+
+    def headers(self) -> dict[str, str]:
+        """The headers that belong to the status."""
+        headers: dict[str, str] = {}
+        if self.status == 401:
+            headers["WWW-Authenticate"] = 'Bearer realm="dagi-registry"'
+        if self.retry_after_s is not None:
+            headers["Retry-After"] = str(self.retry_after_s)
+        if self.allow is not None:
+            headers["Allow"] = self.allow
+        return headers
+
+
+def invalid(path: str, message: str) -> ApiError:
+    """A 422 about one field."""
+    return ApiError("invalid", f"{path}: {message}.", errors=[FieldError(path, message)])
+
+
+def no_such_node(node_id: str) -> ApiError:
+    """A 404 about a node; agents answer it by registering again."""
+    return ApiError("no_such_node", f"No node {node_id} is registered here; register it first.")

@@ -1,0 +1,151 @@
+"""Handlers of /api/v1/nodes: register, heartbeat, list, get, patch, deregister, discover."""
+
+import base64
+import binascii
+from itertools import islice
+
+import orjson
+from aiohttp import web
+
+from registry.directory import Entry
+from registry.discovery import Finder, tests_of
+from registry.errors import invalid
+from registry.http.caller import Callers
+from registry.http.wire import answer, answer_json, no_query, query_of, read_json
+from registry.model import (
+    DiscoverQuery,
+    HeartbeatRequest,
+    ListQuery,
+    PatchRequest,
+    RegisterRequest,
+    check_shape,
+    parse,
+)
+from registry.names import canonical_region
+from registry.node import iso
+from registry.service import Clock, Registry
+
+
+class NodeHandlers:
+    """One method a route."""
+
+    def __init__(self, registry: Registry, finder: Finder, callers: Callers, clock: Clock) -> None:
+        self._registry = registry
+        self._finder = finder
+        self._callers = callers
+        self._clock = clock
+
+    async def register(self, request: web.Request) -> web.Response:
+        """POST /register."""
+        who = self._callers.identify(request)
+        no_query(request)
+        data = await read_json(request)
+        check_shape(data)
+        body = parse(RegisterRequest, data)
+        return answer(await self._registry.register(who, body, self._callers.address(request)))
+
+    async def heartbeat(self, request: web.Request) -> web.Response:
+        """POST /heartbeat and POST /{node_id}/heartbeat."""
+        who = self._callers.identify(request)
+        if request.query_string:
+            no_query(request)
+        data = await read_json(request)
+        path_id = request.match_info.get("node_id")
+        if path_id is not None and data.setdefault("node_id", path_id) != path_id:
+            raise invalid("node_id", "differs from the one in the path")
+        return answer(await self._registry.heartbeat(who, parse(HeartbeatRequest, data)))
+
+    async def get(self, request: web.Request) -> web.Response:
+        """GET /{node_id}."""
+        self._callers.require_read(request)
+        no_query(request)
+        return answer(self._registry.require(request.match_info["node_id"]).fragment() + b"}")
+
+    async def delete(self, request: web.Request) -> web.Response:
+        """DELETE /{node_id}."""
+        who = self._callers.identify(request)
+        no_query(request)
+        node_id = request.match_info["node_id"]
+        await self._registry.deregister(who, node_id)
+        return answer_json({"success": True, "node_id": node_id, "message": "deregistered"})
+
+    async def patch(self, request: web.Request) -> web.Response:
+        """PATCH /{node_id}."""
+        who = self._callers.identify(request)
+        no_query(request)
+        body = parse(PatchRequest, await read_json(request))
+        return answer(await self._registry.patch(who, request.match_info["node_id"], body))
+
+    async def list(self, request: web.Request) -> web.Response:
+        """GET /nodes, in the order of ids."""
+        self._callers.require_read(request)
+        query = query_of(request, ListQuery)
+        directory = self._registry.directory
+        tests = tests_of(query, "any", self._registry.place.aliases)
+        last = _read_cursor(query.cursor)
+        entries = directory.entries() if last is None else directory.after(last)
+        if tests:
+            matching = [e for e in directory.entries() if all(test(e) for test in tests)]
+            total = len(matching)
+            entries = iter(matching if last is None else [e for e in matching if e.node_id > last])
+        else:
+            total = len(directory)
+        page = list(islice(entries, query.offset, query.offset + query.limit + 1))
+        more = len(page) > query.limit
+        page = page[: query.limit]
+        tail = orjson.dumps(
+            {
+                "total": total,
+                "limit": query.limit,
+                "offset": query.offset,
+                "next_cursor": _cursor(page[-1].node_id) if more else None,
+            }
+        )
+        return answer(b'{"nodes":[%b],%b' % (_joined(page, b"}"), tail[1:]))
+
+    async def discover(self, request: web.Request) -> web.Response:
+        """GET or POST /discover."""
+        who = self._callers.require_read(request)
+        if request.method == "POST":
+            no_query(request)
+            data = await read_json(request)
+            known = {key: value for key, value in data.items() if key in _DISCOVER_NAMES and value not in (None, "")}
+            query = parse(DiscoverQuery, known)
+            question = repr(query)
+        else:
+            query = query_of(request, DiscoverQuery)
+            question = request.query_string
+        found = self._finder.discover(query, question, self._caller_region(who.node_id), self._clock.monotonic())
+        tail = orjson.dumps(
+            {
+                "total": found.total,
+                "query": query.model_dump(exclude_defaults=True),
+                "as_of": iso(self._clock.wall_ms()),
+            }
+        )
+        return answer(b'{"nodes":[%b],%b' % (_joined(found.entries, _UNMEASURED), tail[1:]))
+
+    def _caller_region(self, node_id: str | None) -> str:
+        entry = self._registry.directory.get(node_id) if node_id else None
+        return entry.region if entry else canonical_region(self._registry.place.region, {})
+
+
+_UNMEASURED = b',"latency_ms":null,"latency_source":null}'
+_DISCOVER_NAMES = frozenset(DiscoverQuery.model_fields) | {"labels", "node_role", "node_type", "capabilities"}
+
+
+def _joined(entries: list[Entry], end: bytes) -> bytes:
+    return b",".join([entry.fragment() + end for entry in entries])
+
+
+def _cursor(node_id: str) -> str:
+    return base64.urlsafe_b64encode(node_id.encode()).decode().rstrip("=")
+
+
+def _read_cursor(cursor: str | None) -> str | None:
+    if cursor is None:
+        return None
+    try:
+        return base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode()
+    except (ValueError, binascii.Error):
+        raise invalid("query.cursor", "is not one that this registry gave; start without it") from None

@@ -1,0 +1,198 @@
+"""OpenAPI 3.1, made from the same pydantic models that check the requests."""
+
+from functools import lru_cache
+from html import escape
+from typing import Any
+
+from pydantic import AliasChoices, BaseModel
+from pydantic.json_schema import models_json_schema
+
+from registry.errors import KINDS, PROBLEM_JSON
+from registry.model import (
+    CleanupQuery,
+    DiscoverQuery,
+    HeartbeatRequest,
+    ListQuery,
+    PatchRequest,
+    RegisterRequest,
+)
+from registry.names import NODE_ID_PATTERN
+
+Json = dict[str, Any]
+_BODIES: list[type[BaseModel]] = [RegisterRequest, HeartbeatRequest, PatchRequest, DiscoverQuery, CleanupQuery]
+_OBJECT: Json = {"type": "object"}
+_NODE_PATH: Json = {
+    "name": "node_id",
+    "in": "path",
+    "required": True,
+    "schema": {"type": "string", "pattern": NODE_ID_PATTERN},
+}
+# (method, path, summary, body, query, statuses beside 200)
+_READ, _OWN = (401, 403, 422), (401, 403, 404, 422, 503)
+_BASE, _ONE = "/api/v1/nodes", "/api/v1/nodes/{node_id}"
+_BODY = (400, 413, 415)
+Operation = tuple[str, str, str, type[BaseModel] | None, type[BaseModel] | None, tuple[int, ...]]
+OPERATIONS: tuple[Operation, ...] = (
+    ("post", f"{_BASE}/register", "Register a node, or register it again", RegisterRequest, None,
+     (401, 403, 409, 422, 503, *_BODY)),
+    ("post", f"{_BASE}/heartbeat", "Keep a node alive, with its metrics", HeartbeatRequest, None, (*_OWN, *_BODY)),
+    ("get", _BASE, "List nodes", None, ListQuery, _READ),
+    ("get", f"{_BASE}/discover", "Find and rank nodes", None, DiscoverQuery, _READ),
+    ("post", f"{_BASE}/discover", "Find and rank nodes", DiscoverQuery, None, (*_READ, *_BODY)),
+    ("get", _ONE, "One node", None, None, (*_READ, 404)),
+    ("delete", _ONE, "Deregister a node", None, None, _OWN),
+    ("patch", _ONE, "Change the operator's intent", PatchRequest, None, (*_OWN, *_BODY)),
+    ("post", f"{_ONE}/heartbeat", "Keep a node alive, with its metrics", HeartbeatRequest, None, (*_OWN, *_BODY)),
+    ("get", f"{_ONE}/profile", "What a node is", None, None, (*_READ, 404)),
+    ("get", f"{_ONE}/dashboard", "What a node's page shows", None, None, (*_READ, 404)),
+    ("post", "/api/v1/maintenance/cleanup", "Remove nodes that are long offline", CleanupQuery, None,
+     (401, 403, 422, 503, *_BODY)),
+    ("get", "/", "What this service is", None, None, ()),
+    ("get", "/health", "The process answers", None, None, ()),
+    ("get", "/healthz", "The process answers", None, None, ()),
+    ("get", "/readyz", "Whether it may be used", None, None, ()),
+    ("get", "/metrics", "Counts as JSON, or Prometheus' text", None, None, (401, 403)),
+)  # fmt: skip
+
+
+@lru_cache(maxsize=1)
+def document(version: str) -> Json:
+    """The whole document."""
+    _, definitions = models_json_schema(
+        [(model, "validation") for model in _BODIES], ref_template="#/components/schemas/{model}"
+    )
+    paths: dict[str, Json] = {}
+    for operation in OPERATIONS:
+        paths.setdefault(operation[1], {})[operation[0]] = _operation(operation)
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "Federated node registry", "version": version},
+        "paths": paths,
+        "components": {
+            "schemas": {**definitions["$defs"], "Node": _node(), "Problem": _problem()},
+            "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
+        },
+        "security": [{"key": []}, {}],
+    }
+
+
+def page(version: str) -> str:
+    """The document as one HTML page."""
+    rows = "".join(
+        f"<tr><td><code>{method.upper()}</code></td><td><code>{escape(path)}</code></td>"
+        f"<td>{escape(summary)}</td><td>{_parameters_text(body, query)}</td></tr>"
+        for method, path, summary, body, query, _ in OPERATIONS
+    )
+    errors = "".join(
+        f"<tr><td>{kind.status}</td><td><code>{code}</code></td><td>{escape(kind.title)}</td></tr>"
+        for code, kind in KINDS.items()
+    )
+    return (
+        '<!doctype html><html lang="en"><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width"><title>Node registry API</title>'
+        "<style>body{font:16px/1.5 system-ui,sans-serif;max-width:70rem;margin:2rem auto;padding:0 1rem}"
+        "table{border-collapse:collapse;width:100%}td,th{border-bottom:1px solid #ddd;padding:.4rem;"
+        "text-align:left;vertical-align:top}code{background:#f4f4f4;padding:0 .2em}</style>"
+        f"<h1>Federated node registry {escape(version)}</h1>"
+        "<p>JSON in and out. Keys go in <code>Authorization: Bearer &lt;key&gt;</code>. "
+        'The machine-readable form is <a href="/openapi.json">/openapi.json</a>.</p>'
+        f"<table><tr><th>Method<th>Path<th>What it does<th>Fields</tr>{rows}</table>"
+        f"<h2>Errors</h2><table><tr><th>Status<th>Code<th>Meaning</tr>{errors}</table></html>"
+    )
+
+
+def _operation(operation: Operation) -> Json:
+    method, path, summary, body, query, statuses = operation
+    made: Json = {
+        "summary": summary,
+        "operationId": f"{method}_{path.strip('/').replace('/', '_').replace('{', '').replace('}', '') or 'root'}",
+        "responses": {"200": _success(path), **{str(status): _failure() for status in statuses}},
+    }
+    parameters = [_NODE_PATH] if "{node_id}" in path else []
+    parameters += _query_parameters(query) if query else []
+    if parameters:
+        made["parameters"] = parameters
+    if path == "/readyz":
+        made["responses"]["503"] = _success(path)
+    if body is not None:
+        reference = {"$ref": f"#/components/schemas/{body.__name__}"}
+        made["requestBody"] = {
+            "required": body is not CleanupQuery,
+            "content": {"application/json": {"schema": reference}},
+        }
+    return made
+
+
+def _success(path: str) -> Json:
+    node = {"$ref": "#/components/schemas/Node"}
+    schema = node if path.endswith(("{node_id}", "register")) else _OBJECT
+    if path in (_BASE, f"{_BASE}/discover"):
+        schema = {
+            "type": "object",
+            "required": ["nodes", "total"],
+            "properties": {"nodes": {"type": "array", "items": node}, "total": {"type": "integer"}},
+        }
+    if path == _ONE or path.endswith("heartbeat"):
+        schema = _OBJECT
+    content: Json = {"application/json": {"schema": schema}}
+    if path == "/metrics":
+        content["text/plain"] = {"schema": {"type": "string"}}
+    return {"description": "Done", "content": content}
+
+
+def _failure() -> Json:
+    reference = {"$ref": "#/components/schemas/Problem"}
+    return {"description": "A problem (RFC 9457)", "content": {PROBLEM_JSON: {"schema": reference}}}
+
+
+def _query_parameters(model: type[BaseModel]) -> list[Json]:
+    schemas = model.model_json_schema(ref_template="#/components/schemas/{model}")["properties"]
+    parameters = []
+    for name, field in model.model_fields.items():
+        alias = field.validation_alias
+        shown = str(alias.choices[0]) if isinstance(alias, AliasChoices) else name
+        schema = {key: value for key, value in schemas.get(shown, schemas.get(name, {})).items() if key != "title"}
+        parameters.append({"name": shown, "in": "query", "required": False, "schema": schema})
+    return parameters
+
+
+def _parameters_text(body: type[BaseModel] | None, query: type[BaseModel] | None) -> str:
+    model = body or query
+    return ", ".join(f"<code>{escape(name)}</code>" for name in model.model_fields) if model else ""
+
+
+def _node() -> Json:
+    names = [
+        *("id", "node_id", "node_name", "role", "node_role", "node_type", "region", "hostname"),
+        *("ip_address", "local_ip", "observed_ip", "status", "status_reason", "last_heartbeat"),
+        *("registered_at", "updated_at", "home_registry"),
+    ]
+    never_null = {"id", "node_id", "node_name", "role", "node_role", "region", "status", "registered_at"}
+    text = {name: {"type": "string" if name in never_null else ["string", "null"]} for name in names}
+    return {
+        "type": "object",
+        "required": [*names, "labels", "endpoints", "capabilities", "metrics", "metadata"],
+        "properties": {
+            **text,
+            "labels": {"type": "array", "items": {"type": "string"}},
+            "endpoints": _OBJECT,
+            "capabilities": _OBJECT,
+            "metrics": _OBJECT,
+            "metadata": _OBJECT,
+        },
+    }
+
+
+def _problem() -> Json:
+    return {
+        "type": "object",
+        "required": ["type", "title", "status", "detail", "code"],
+        "properties": {
+            "type": {"type": "string"},
+            "title": {"type": "string"},
+            "status": {"type": "integer"},
+            "detail": {"type": "string"},
+            "code": {"enum": sorted(KINDS)},
+            "errors": {"type": "array", "items": _OBJECT},
+        },
+    }

@@ -1,0 +1,158 @@
+"""The outermost layer: every answer passes here, also those that aiohttp makes by itself.
+
+aiohttp answers some requests before or beside any middleware (its parser's 400, an unknown
+Expect, a payload that will not decode). Here each of them becomes a problem document.
+"""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from time import perf_counter
+from typing import Any
+
+from aiohttp import web
+from aiohttp.web_protocol import RequestHandler
+
+from registry.errors import ApiError
+from registry.http.wire import answer_problem, too_large
+from registry.logs import event
+from registry.metrics import Metrics
+from registry.ports import StoreUnavailable
+
+RETRY_AFTER_S = 2
+_CORS = {
+    "Access-Control-Allow-Methods": "GET, POST, PATCH, DELETE",
+    "Access-Control-Allow-Headers": "Authorization, Content-Type, Last-Event-ID",
+    "Access-Control-Max-Age": "600",
+}
+
+
+class Gate:
+    """Times, counts and finishes every request; turns whatever went wrong into a problem."""
+
+    def __init__(self, app: web.Application, metrics: Metrics, cors_origins: Sequence[str]) -> None:
+        self._app = app
+        self._metrics = metrics
+        self._origins = frozenset(cors_origins)
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        """Answer one request."""
+        started = perf_counter()
+        try:
+            if self._origins and request.method == "OPTIONS" and "Origin" in request.headers:
+                response: web.StreamResponse = web.Response(status=204, headers=_CORS)
+            else:
+                response = await self._app._handle(request)
+        except ApiError as error:
+            response = answer_problem(error)
+        except StoreUnavailable as error:
+            self._metrics.store_failures.labels(error.reason).inc()
+            response = answer_problem(_store_problem(error))
+        except web.HTTPException as error:
+            response = answer_problem(_translated(error))
+        except (asyncio.CancelledError, ConnectionError):
+            raise
+        except Exception:
+            event("handler_failed", logging.ERROR, exc_info=True, method=request.method, route=_route(request))
+            response = answer_problem(ApiError("internal", "The registry failed on this request; its log says why."))
+        seconds = perf_counter() - started
+        headers = response.headers
+        headers["Server-Timing"] = f"app;dur={seconds * 1000:.2f}"
+        if self._origins:
+            self._allow_origin(request, headers)
+        self._metrics.observe_request(_route(request), _method(request), response.status, seconds)
+        return response
+
+    def _allow_origin(self, request: web.Request, headers: Any) -> None:
+        origin = request.headers.get("Origin", "")
+        headers["Vary"] = "Origin"
+        if "*" in self._origins or origin in self._origins:
+            headers["Access-Control-Allow-Origin"] = origin or "*"
+
+
+def _store_problem(error: StoreUnavailable) -> ApiError:
+    words = {
+        "down": "cannot be reached",
+        "slow": "does not answer in time",
+        "read_only": "takes no writes",
+        "out_of_memory": "is out of memory",
+    }.get(error.reason, "refuses the request")
+    return ApiError(
+        "store_unavailable",
+        f"The registry's store {words}; nothing was changed, try again.",
+        retry_after_s=RETRY_AFTER_S,
+    )
+
+
+def _translated(error: web.HTTPException) -> ApiError:
+    if isinstance(error, web.HTTPMethodNotAllowed):
+        allow = ", ".join(sorted(error.allowed_methods))
+        return ApiError("method_not_allowed", f"This route takes {allow}.", allow=allow)
+    if error.status == 404:
+        return ApiError("no_such_route", "There is nothing at this path; /docs lists what there is.")
+    if error.status == 413:
+        return too_large()
+    if error.status == 417:
+        return ApiError("expectation_failed", "Only 'Expect: 100-continue' is understood.")
+    return ApiError("bad_request", "The request could not be understood.", status=error.status)
+
+
+def _route(request: web.BaseRequest) -> str:
+    info = getattr(request, "_match_info", None)
+    resource = info.route.resource if info is not None else None
+    return resource.canonical if resource is not None else "unmatched"
+
+
+_METHODS = frozenset({"GET", "POST", "PATCH", "DELETE", "PUT", "HEAD", "OPTIONS"})
+
+
+def _method(request: web.BaseRequest) -> str:
+    return request.method if request.method in _METHODS else "other"  # bounds the metric's labels
+
+
+class _Protocol(RequestHandler):
+    """aiohttp's connection, with its own error answers made problem documents."""
+
+    __slots__ = ()
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """The answer to bytes that are not HTTP, or over the parser's limits; nothing is echoed."""
+        if request.writer.output_size > 0:
+            raise ConnectionError("an answer was already under way")
+        if status >= 500:
+            event("connection_failed", logging.ERROR, error=repr(exc))
+            error = ApiError("internal", "The registry failed on this request; its log says why.")
+        else:
+            error = ApiError("bad_request", "The bytes sent are not a valid HTTP request.", status=status)
+        response = answer_problem(error)
+        response.force_close()
+        return response
+
+
+class _Server(web.Server):
+    def __call__(self) -> RequestHandler:
+        return _Protocol(self, loop=self._loop, **self._kwargs)
+
+
+class Runner(web.AppRunner):
+    """Runs the app behind its gate."""
+
+    def __init__(self, app: web.Application, gate: Gate, **kwargs: Any) -> None:
+        super().__init__(app, access_log=None, handle_signals=False, **kwargs)
+        self._gate = gate
+
+    async def _make_server(self) -> web.Server:
+        made = await super()._make_server()
+        kwargs = dict(made._kwargs)
+        return _Server(
+            self._gate.handle,  # type: ignore[arg-type]  # aiohttp types it for its bare request
+            request_factory=made.request_factory,
+            loop=asyncio.get_running_loop(),
+            **kwargs,
+        )

@@ -1,0 +1,167 @@
+"""Bytes to checked requests, and answers to bytes."""
+
+import json
+from collections.abc import Mapping
+from functools import lru_cache
+from types import UnionType
+from typing import Any, TypeVar, get_args, get_origin
+
+import orjson
+from aiohttp import web
+from aiohttp.web_exceptions import HTTPRequestEntityTooLarge
+from multidict import MultiMapping
+from pydantic import AliasChoices, BaseModel
+
+from registry.errors import PROBLEM_JSON, ApiError, FieldError, invalid
+from registry.model import check_shape, parse
+
+MAX_BODY_BYTES = 262_144  # 100 times a real report, and 10,000 models' names fit
+MAX_QUERY_CHARS = 4_096  # well under the parser's own line limit, so that ours is the message
+
+M = TypeVar("M", bound=BaseModel)
+_JSON = {"Content-Type": "application/json"}
+
+
+def answer(body: bytes, status: int = 200) -> web.Response:
+    """A JSON answer of encoded bytes."""
+    return web.Response(body=body, status=status, headers=_JSON)
+
+
+def answer_json(value: Any, status: int = 200) -> web.Response:
+    """A JSON answer of a value."""
+    return answer(orjson.dumps(value), status)
+
+
+def answer_problem(error: ApiError) -> web.Response:
+    """A problem document."""
+    headers = {**error.headers(), "Content-Type": PROBLEM_JSON}
+    return web.Response(body=orjson.dumps(error.problem()), status=error.status, headers=headers)
+
+
+async def read_json(request: web.Request) -> dict[str, Any]:
+    """The body's JSON object. Raises 400, 413, 415 or 422."""
+    kind = request.content_type
+    if kind != "application/json" and not (kind.startswith("application/") and kind.endswith("+json")):
+        raise ApiError("not_json_type", "Send the body as JSON with 'Content-Type: application/json'.")
+    try:
+        body = await request.read()
+    except HTTPRequestEntityTooLarge:
+        raise too_large() from None
+    except (web.RequestPayloadError, ValueError, EOFError, OSError) as error:
+        if isinstance(error, ConnectionError):
+            raise
+        raise ApiError("bad_request", "The body could not be read; check its Content-Encoding.") from None
+    data = decode(body)
+    if not isinstance(data, dict):
+        raise invalid("body", "must be a JSON object")
+    return data
+
+
+def decode(body: bytes) -> Any:
+    """JSON of a body; a number that JSON has no form for (NaN, Infinity, 1e999) is a 422."""
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError:
+        pass
+    try:
+        check_shape(json.loads(body))
+    except (ValueError, RecursionError):
+        raise ApiError("not_json", "The body is not JSON; check its syntax and its UTF-8.") from None
+    raise ApiError("not_json", "The body is not JSON that this registry can read.")
+
+
+def too_large() -> ApiError:
+    """A 413."""
+    return ApiError("body_too_large", f"Send at most {MAX_BODY_BYTES} bytes.")
+
+
+def no_query(request: web.Request) -> None:
+    """A route without parameters: any is a 422."""
+    if request.query_string:
+        raise _unknown(next(iter(request.query), ""), ())
+
+
+@lru_cache(maxsize=2_048)
+def _read_query(model: type[BaseModel], query_string: str) -> BaseModel:
+    """A checked query string; kept, because programs ask the same question again and again."""
+    from yarl import URL
+
+    return parse(model, _typed(model, URL.build(query_string=query_string, encoded=True).query), "query")
+
+
+def query_of(request: web.Request, model: type[M]) -> M:
+    """The request's query, checked."""
+    text = request.rel_url.raw_query_string
+    if len(text) > MAX_QUERY_CHARS:
+        raise invalid("query", f"is over {MAX_QUERY_CHARS} characters; POST the question as JSON instead")
+    query = _read_query(model, text)
+    assert isinstance(query, model)
+    return query
+
+
+def _typed(model: type[BaseModel], query: MultiMapping[str]) -> dict[str, Any]:
+    """Query strings carry text: make it what the model's strict fields want."""
+    fields = _fields(model)
+    typed: dict[str, Any] = {}
+    for name in dict.fromkeys(query):
+        kind = fields.get(name)
+        if kind is None:
+            raise _unknown(name, fields)
+        values = query.getall(name)
+        if kind is list:
+            typed.setdefault(name, []).extend(values)
+        elif len(values) > 1:
+            raise invalid(f"query.{name}", "may be given once")
+        else:
+            typed[name] = _number(name, values[0], kind)
+    return typed
+
+
+def _number(name: str, text: str, kind: type) -> Any:
+    if kind is bool:
+        if text.casefold() in ("1", "true"):
+            return True
+        if text.casefold() in ("0", "false"):
+            return False
+        raise invalid(f"query.{name}", "must be 1 or 0")
+    if kind in (int, float):
+        plain = text.isascii() and "_" not in text and text == text.strip()
+        try:
+            return kind(text) if plain else kind("")
+        except ValueError:
+            wanted = "a whole number" if kind is int else "a number"
+            raise invalid(f"query.{name}", f"must be {wanted}") from None
+    return text
+
+
+def _unknown(name: str, fields: Mapping[str, type] | tuple[()]) -> ApiError:
+    known = f"; known are {', '.join(fields)}" if fields else ""
+    shown = name[:64] if name.isprintable() else "?"
+    return ApiError(
+        "invalid",
+        f"There is no parameter {shown!r} here{known}.",
+        errors=[FieldError(f"query.{shown}", "unknown parameter")],
+    )
+
+
+@lru_cache(maxsize=16)
+def _fields(model: type[BaseModel]) -> dict[str, type]:
+    """Each parameter's name, aliases too, and the plain type its text becomes."""
+    found: dict[str, type] = {}
+    for name, field in model.model_fields.items():
+        kind = _plain(field.annotation)
+        alias = field.validation_alias
+        names = alias.choices if isinstance(alias, AliasChoices) else [name]
+        found.update((str(each), kind) for each in names)
+    return found
+
+
+def _plain(annotation: Any) -> type:
+    if hasattr(annotation, "__metadata__"):
+        return _plain(annotation.__origin__)
+    origin = get_origin(annotation)
+    if origin is list:
+        return list
+    if origin is UnionType or str(origin) == "typing.Union":
+        return _plain(next(arg for arg in get_args(annotation) if arg is not type(None)))
+    return annotation if annotation in (int, float, bool) else str

@@ -1,0 +1,277 @@
+"""The contract in types: what callers send, strictly checked. Strings are not numbers here."""
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from registry.errors import ApiError, FieldError
+from registry.names import NODE_ID_PATTERN, RESERVED_NODE_IDS
+
+MAX_LABELS = 256  # a node's labels are compared one by one; people use a handful
+MAX_DEPTH = 24  # the deepest real report seen is 6 levels
+MAX_LIMIT = 1000
+
+_NO_CONTROL = r"^[^\x00-\x1f\x7f]*$"
+_ADDRESS = r"^[A-Za-z0-9.:%_-]*$"
+
+Json = Any
+Text = Annotated[str, Field(max_length=255, pattern=_NO_CONTROL)]
+Name = Annotated[str, Field(min_length=1, max_length=255, pattern=_NO_CONTROL)]
+Address = Annotated[str, Field(max_length=255, pattern=_ADDRESS)]
+Amount = Annotated[float, Field(ge=0, le=1e12)]
+
+
+def _not_reserved(value: Json) -> Json:
+    if isinstance(value, str) and value.casefold() in RESERVED_NODE_IDS:
+        raise ValueError("is a reserved name; choose another")
+    return value
+
+
+NodeId = Annotated[
+    str,
+    BeforeValidator(_not_reserved),
+    Field(pattern=NODE_ID_PATTERN, json_schema_extra={"not": {"enum": sorted(RESERVED_NODE_IDS)}}),
+]
+Labels = Annotated[list[Name], Field(max_length=MAX_LABELS)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False, populate_by_name=True)
+
+
+class Gpu(_Strict):
+    """One GPU. Sizes in GB (2^30 bytes); what the machine does not tell is null."""
+
+    name: Text | None = None
+    vendor: Text | None = None
+    uuid: Text | None = None
+    vram_gb: Amount | None = None
+    vram_free_gb: Amount | None = None
+    utilization_percent: Amount | None = None
+    unified: bool | None = None
+
+
+class GpuBlock(_Strict):
+    """The nested shape's GPUs."""
+
+    available: bool | None = None
+    gpus: list[Gpu | Text] | None = None
+    count: int | None = None
+    name: Text | None = None
+
+
+class Model(_Strict):
+    """One model of an inference engine."""
+
+    name: Name | None = None
+    loaded: bool | None = None
+    digest: Text | None = None
+    context_length: Amount | None = None
+    quantization: Text | None = None
+    vram_gb: Amount | None = None
+
+
+class Engine(_Strict):
+    """An inference engine and the models it has."""
+
+    available: bool | None = None
+    models: list[Name | Model] | None = None
+
+
+class System(_Strict):
+    """The nested shape's machine facts."""
+
+    cpu_cores: Amount | None = None
+    ram_gb: Amount | None = None
+    disk_gb: Amount | None = None
+    os: Text | None = None
+
+
+class Capabilities(_Strict):
+    """What a node can do, flat or nested; fields that this registry does not know are kept."""
+
+    cpu_cores: Amount | None = None
+    ram_gb: Amount | None = None
+    disk_gb: Amount | None = None
+    os: Text | None = None
+    gpu: Text | bool | list[Gpu | Text] | GpuBlock | None = None
+    gpus: list[Gpu | Text] | None = None
+    models: list[Name | Model] | None = None
+    model_details: list[Model] | None = None
+    ollama: Engine | bool | Text | None = None
+    system: System | None = None
+    services: list[Name] | dict[str, Json] | None = None
+    features: list[Name] | dict[str, Json] | None = None
+
+
+class RegisterRequest(_Strict):
+    """POST /api/v1/nodes/register. Every field may be missing."""
+
+    node_id: NodeId | None = None
+    node_name: Text | None = None
+    role: Text | None = Field(None, validation_alias=AliasChoices("role", "node_role"))
+    node_type: Text | None = None
+    labels: Labels | None = None
+    region: Text | None = None
+    hostname: Text | None = None
+    ip_address: Address | None = None
+    local_ip: Address | None = None
+    status: Text | None = None
+    endpoints: dict[str, Text] | None = None
+    capabilities: Capabilities | None = None
+    machine_id: Text | None = None
+    instance_id: Text | None = None
+    token: Text | None = None
+
+
+class HeartbeatRequest(_Strict):
+    """POST /api/v1/nodes/heartbeat: keep-alive with whatever the node measured."""
+
+    node_id: NodeId
+    status: Text | None = None
+    metrics: dict[str, Json] | None = None
+    token: Text | None = None
+
+
+class PatchRequest(BaseModel):
+    """PATCH /api/v1/nodes/{node_id}: the operator's intent; it stands over what the agent reports."""
+
+    model_config = ConfigDict(strict=True, extra="ignore")
+
+    status: Literal["online", "maintenance", "draining"] | None = None
+    labels_add: Labels = Field(default_factory=list)
+    labels_remove: Labels = Field(default_factory=list)
+
+
+def _listed(value: Json) -> Json:
+    """One name, names with commas, or a list of either."""
+    if value is None:
+        return []
+    items = value if isinstance(value, list) else [value]
+    split: list[Json] = []
+    for item in items:
+        split += [part.strip() for part in item.split(",")] if isinstance(item, str) else [item]
+    return [part for part in split if part != ""]
+
+
+Names = Annotated[list[Text], BeforeValidator(_listed), Field(max_length=64)]
+STATUSES = ("online", "degraded", "offline", "maintenance", "draining", "any")
+Statuses = Annotated[
+    list[Literal["online", "degraded", "offline", "maintenance", "draining", "any"]],
+    BeforeValidator(_listed),
+    Field(max_length=8),
+]
+SORTS = ("latency", "load", "free_vram", "vram", "ram", "node_id")
+
+
+class NodeFilter(BaseModel):
+    """What list and discover both filter by. Several statuses, roles, types or regions: any of
+    them; several labels or capabilities: all of them."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, populate_by_name=True)
+
+    status: Statuses = Field(default_factory=list)
+    role: Names = Field(default_factory=list, validation_alias=AliasChoices("role", "node_role"))
+    type: Names = Field(default_factory=list, validation_alias=AliasChoices("type", "node_type"))
+    region: Names = Field(default_factory=list)
+    label: Names = Field(default_factory=list, validation_alias=AliasChoices("label", "labels"))
+    capability: Names = Field(default_factory=list, validation_alias=AliasChoices("capability", "capabilities"))
+    limit: int = Field(100, ge=1, le=MAX_LIMIT)
+
+
+class ListQuery(NodeFilter):
+    """GET /api/v1/nodes."""
+
+    offset: int = Field(0, ge=0, le=10_000_000)
+    cursor: Annotated[str, Field(max_length=400)] | None = None
+
+
+class DiscoverQuery(NodeFilter):
+    """GET or POST /api/v1/nodes/discover. Sizes in GB, latency in milliseconds, load 0..1."""
+
+    model: Names = Field(default_factory=list)
+    match: Literal["exact", "family"] = "exact"
+    min_vram_gb: Amount | None = None
+    min_free_vram_gb: Amount | None = None
+    min_ram_gb: Amount | None = None
+    min_cpu_cores: Amount | None = None
+    max_latency_ms: Amount | None = None
+    max_load: Annotated[float, Field(ge=0, le=1)] | None = None
+    latency: Literal["min"] | None = None
+    nearest: Name | None = None
+    prefer_region: Text | None = None
+    sort: Literal["latency", "load", "free_vram", "vram", "ram", "node_id"] | None = None
+    explain: bool = False
+
+
+class CleanupQuery(BaseModel):
+    """POST /api/v1/maintenance/cleanup: how long ago a node must have been heard to be removed."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+
+    older_than_s: Annotated[float, Field(ge=0, le=1e9)] = 3600.0
+
+
+M = TypeVar("M", bound=BaseModel)
+
+
+def parse(model: type[M], data: Json, where: str = "") -> M:
+    """Check a decoded body. Raises ApiError 422 that names each wrong field."""
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        raise invalid_fields(error, data, where) from None
+
+
+def invalid_fields(error: ValidationError, data: Json, where: str = "") -> ApiError:
+    """The 422 for pydantic's errors; nothing of the input is echoed but its field names."""
+    found: dict[str, FieldError] = {}
+    for item in error.errors(include_url=False, include_context=False, include_input=False):
+        path = _path(item["loc"], data, where)
+        message = item["msg"].removeprefix("Value error, ")
+        found.setdefault(path, FieldError(path, message[:200]))
+        if len(found) == 20:  # enough to act on; a body of 10,000 wrong labels needs no more
+            break
+    errors = list(found.values())
+    first = errors[0]
+    more = f" ({len(errors) - 1} more)" if len(errors) > 1 else ""
+    return ApiError("invalid", f"{first.path or 'body'}: {first.message}{more}.", errors=errors)
+
+
+def _path(loc: Sequence[int | str], data: Json, where: str) -> str:
+    """The input's own path: pydantic adds the names of union members, which callers never wrote."""
+    parts: list[str] = [where] if where else []
+    here = data
+    for position, part in enumerate(loc):
+        last = position == len(loc) - 1
+        in_list = isinstance(here, list) and isinstance(part, int) and part < len(here)
+        if in_list or (isinstance(here, Mapping) and part in here):
+            here = here[part]
+        elif not (last and isinstance(here, Mapping) and str(part).isidentifier()):
+            continue
+        parts.append(str(part)[:64])
+    return ".".join(parts)
+
+
+def check_shape(data: Json) -> None:
+    """Refuse what is nested too deep, and numbers that JSON cannot carry."""
+    stack: list[tuple[Json, int]] = [(data, 1)]
+    while stack:
+        value, depth = stack.pop()
+        if depth > MAX_DEPTH:
+            raise ApiError(
+                "invalid",
+                f"The body is nested deeper than {MAX_DEPTH} levels.",
+                errors=[FieldError("body", f"nested deeper than {MAX_DEPTH} levels")],
+            )
+        if isinstance(value, dict):
+            stack.extend((item, depth + 1) for item in value.values())
+        elif isinstance(value, list):
+            stack.extend((item, depth + 1) for item in value)
+        elif isinstance(value, float) and value - value != 0:
+            raise ApiError(
+                "invalid",
+                "The body holds a number that is not finite.",
+                errors=[FieldError("body", "numbers must be finite")],
+            )

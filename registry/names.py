@@ -1,0 +1,66 @@
+"""Names: node ids made from host names, model names with their tags, region aliases."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from hashlib import blake2b
+
+NODE_ID_PATTERN = r"^[A-Za-z0-9._:-]{1,255}$"
+RESERVED_NODE_IDS = frozenset({".", "..", "register", "heartbeat", "discover", "watch", "profiles", "self"})
+_UNSAFE = re.compile(r"[^a-z0-9._-]+")
+_DEFAULT_HOSTS = frozenset({"registry.ollama.ai"})
+
+
+@dataclass(frozen=True, slots=True)
+class ModelName:
+    """A model's name, `[host/][namespace/]name[:tag]`, compared without case; no tag means `latest`."""
+
+    family: str
+    tag: str
+
+    @property
+    def full(self) -> str:
+        """The canonical name with its tag."""
+        return f"{self.family}:{self.tag}"
+
+
+def parse_model(text: str) -> ModelName:
+    """Read a model name. Ollama's default host and namespace may be spelled out or left out."""
+    name = text.strip().casefold()
+    head, slash, last = name.rpartition("/")
+    base, _, tag = last.partition(":")
+    host, _, rest = head.partition("/")
+    if host in _DEFAULT_HOSTS:
+        head = rest
+    if head == "library":
+        head = ""
+    family = f"{head}/{base}" if slash and head else base
+    return ModelName(family, tag or "latest")
+
+
+def machine_fingerprint(machine_id: str | None, hostname: str, local_ip: str, observed_ip: str) -> str:
+    """What tells one machine from another, as 32 hex digits.
+
+    Agents send `machine_id`; older callers are told apart by name and addresses.
+    """
+    source = f"id\0{machine_id}" if machine_id else f"host\0{hostname}\0{local_ip}\0{observed_ip}"
+    return blake2b(source.encode(), digest_size=16, person=b"dagi-machine").hexdigest()
+
+
+def made_node_id(hostname: str, fingerprint: str, attempt: int) -> str:
+    """`node-{hostname}-{8 hex}`: the same machine always gets the same ids in the same order."""
+    host = _UNSAFE.sub("-", hostname.casefold()).strip("-.")[:200] or "unnamed"
+    digest = blake2b(f"{fingerprint}\0{attempt}".encode(), digest_size=4).hexdigest()
+    return f"node-{host}-{digest}"
+
+
+def canonical_region(region: str, aliases: Mapping[str, str]) -> str:
+    """A region's own name: lower case, and through the operator's aliases (`europe`, `eu-*` -> `eu`)."""
+    name = region.strip().casefold()
+    if name in aliases:
+        return aliases[name]
+    for pattern, target in aliases.items():
+        if "*" in pattern and fnmatchcase(name, pattern):
+            return target
+    return name

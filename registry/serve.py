@@ -1,0 +1,157 @@
+"""Runs one worker: builds every part from the settings, serves until told to stop."""
+
+import asyncio
+import contextlib
+import signal
+import socket
+import ssl
+from dataclasses import dataclass
+
+from aiohttp import web
+
+from registry import logs
+from registry.app import Parts, make_app
+from registry.auth import Allowlist, Authenticator, local_secret
+from registry.directory import Directory
+from registry.feed import Feed
+from registry.follower import Follower
+from registry.http.server import Runner
+from registry.keys import key_hash
+from registry.lifecycle import Transition
+from registry.metrics import Metrics
+from registry.ports import Store
+from registry.service import Place, SystemClock
+from registry.settings import ConfigurationError, Settings
+from registry.store import RedisStore
+
+DRAIN_S = 3.0  # of the 5 s that a stop may take
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """What the supervisor decided for a worker."""
+
+    worker_id: str
+    redis_url: str
+    listener: socket.socket
+    admin_hash: bytes
+    started_ms: int
+
+
+async def run_worker(settings: Settings, job: Assignment, *, announce: bool) -> None:
+    """Serve until SIGTERM or SIGINT; then finish what is in flight."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    metrics = Metrics()
+    store = RedisStore(
+        job.redis_url,
+        region=settings.identity,
+        worker_id=job.worker_id,
+        beat_window_ms=int(settings.offline_after_s * 1000),
+        on_commit=metrics.observe_commit,
+    )
+    await store.start()
+    try:
+        await _serve(settings, job, store, metrics, stop, announce=announce)
+    finally:
+        await store.aclose()
+
+
+async def _serve(
+    settings: Settings, job: Assignment, store: Store, metrics: Metrics, stop: asyncio.Event, *, announce: bool
+) -> None:
+    clock, feed = SystemClock(), Feed()
+    directory = Directory(settings.windows, clock.monotonic())
+    follower = Follower(store, directory, settings.windows, clock, feed)
+    feed.subscribe(lambda transition: _note(transition, metrics))
+    port: int = job.listener.getsockname()[1]
+    app, gate = make_app(
+        Parts(
+            place=_place(settings, port),
+            store=store,
+            directory=directory,
+            auth=_authenticator(settings, directory, job.admin_hash),
+            allowlist=Allowlist(settings.allowed_nodes),
+            metrics=metrics,
+            clock=clock,
+            feed=feed,
+            reasons=lambda: follower.reasons,
+            trusted_proxies=settings.trusted_proxies,
+            cors_origins=settings.cors_origins,
+            started_ms=job.started_ms,
+        )
+    )
+    await follower.start()
+    runner = Runner(app, gate, shutdown_timeout=DRAIN_S, keepalive_timeout=75.0)
+    await runner.setup()
+    await web.SockSite(runner, job.listener, ssl_context=_tls(settings), backlog=1024).start()
+    if announce:
+        print(f"{settings.identity}: listening on {settings.url(port)}", flush=True)
+    stopped, failed = asyncio.create_task(stop.wait()), asyncio.create_task(follower.failed())
+    try:
+        await asyncio.wait({stopped, failed}, return_when=asyncio.FIRST_COMPLETED)
+        if failed.done():
+            failed.result()
+    finally:
+        for task in (stopped, failed):
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+        await runner.cleanup()
+        await follower.stop()
+
+
+def _note(transition: Transition, metrics: Metrics) -> None:
+    metrics.transitions.labels(transition.after).inc()
+    logs.event(
+        "node_status", node_id=transition.node_id, before=transition.before, after=transition.after,
+        reason=transition.reason,
+    )  # fmt: skip
+
+
+def _place(settings: Settings, port: int) -> Place:
+    return Place(
+        registry_id=settings.identity,
+        region=settings.region,
+        aliases=settings.aliases(),
+        config={
+            "heartbeat_interval_s": settings.heartbeat_interval_s,
+            "degraded_after_s": settings.degraded_after_s,
+            "offline_after_s": settings.offline_after_s,
+            "registries": [{"url": settings.url(port), "region": settings.region}],
+            "nats_url": settings.nats_url,
+        },
+    )
+
+
+def _authenticator(settings: Settings, directory: Directory, admin_hash: bytes) -> Authenticator:
+    secret = settings.federation_secret
+    return Authenticator(
+        settings.auth,
+        directory,
+        secret.get_secret_value().encode() if secret else local_secret(settings.data_path),
+        [admin_hash],
+        settings.on_loopback or settings.allow_open_registration,
+    )
+
+
+def admin_hash_of(settings: Settings) -> bytes | None:
+    """The hash of the admin key that the environment gives, if it does."""
+    return key_hash(settings.admin_key.get_secret_value()) if settings.admin_key else None
+
+
+def _tls(settings: Settings) -> ssl.SSLContext | None:
+    if settings.tls_cert is None:
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    try:
+        context.load_cert_chain(settings.tls_cert, settings.tls_key)
+        if settings.tls_ca is not None:
+            context.load_verify_locations(settings.tls_ca)
+            context.verify_mode = ssl.CERT_REQUIRED
+    except OSError as error:
+        raise ConfigurationError(f"--tls-cert, --tls-key or --tls-ca cannot be used: {error}") from None
+    return context

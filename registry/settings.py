@@ -1,0 +1,219 @@
+"""One frozen settings object from flags, environment and an env file, in that order of weight."""
+
+import difflib
+import ipaddress
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AliasChoices,
+    BeforeValidator,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from registry.keys import is_admin_key
+from registry.lifecycle import Windows
+from registry.redis_url import parse as parse_redis_url
+
+DEFAULT_ALIASES = {"europe": "eu", "eu-*": "eu", "america": "us", "us-*": "us"}
+
+
+class ConfigurationError(Exception):
+    """A setting is wrong; the text names it and says what is expected."""
+
+
+def _split(value: Any) -> Any:
+    if isinstance(value, str):
+        return tuple(part.strip() for part in value.split(",") if part.strip())
+    return tuple(value) if isinstance(value, list) else value
+
+
+Listed = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
+Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
+
+
+class Settings(BaseSettings):
+    """What `dagi-registry serve` runs by; each field is a flag and `REGISTRY_<FLAG>`."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="REGISTRY_", frozen=True, extra="ignore", env_file_encoding="utf-8", populate_by_name=True
+    )
+
+    region: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")] = "local"
+    registry_id: Annotated[str, Field(pattern=r"^([A-Za-z0-9][A-Za-z0-9._-]{0,62})?$")] = ""
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65_535)] = 9205
+    data_dir: Path | None = None
+    redis_url: SecretStr | None = Field(None, validation_alias=AliasChoices("REGISTRY_REDIS_URL", "REDIS_URL"))
+    auth: Literal["key", "open"] = "key"
+    allow_open_registration: bool = False
+    workers: Annotated[int, Field(ge=1, le=64)] = 1
+    peer: Listed = Field((), validation_alias=AliasChoices("REGISTRY_PEERS", "REGISTRY_PEER"))
+    advertise_url: str | None = None
+    heartbeat_interval_s: Seconds = 30.0
+    degraded_after_s: Seconds = 90.0
+    offline_after_s: Seconds = 300.0
+    allowed_nodes: Listed = Field((), validation_alias=AliasChoices("REGISTRY_ALLOWED_NODES", "ALLOWED_NODES"))
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    tls_ca: Path | None = None
+    trusted_proxies: Listed = ()
+    cors_origins: Listed = ()
+    log_format: Literal["text", "json"] = "text"
+    log_level: Literal["debug", "info", "warning", "error"] = "warning"
+    regions_file: Path | None = None
+    nats_url: str | None = Field(None, validation_alias=AliasChoices("REGISTRY_NATS_URL", "NATS_URL"))
+    admin_key: SecretStr | None = None
+    federation_secret: SecretStr | None = None
+
+    @field_validator("redis_url")
+    @classmethod
+    def _known_redis_url(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and value.get_secret_value():
+            parse_redis_url(value.get_secret_value())
+            return value
+        return None
+
+    @field_validator("admin_key")
+    @classmethod
+    def _admin_key_form(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and not is_admin_key(value.get_secret_value()):
+            raise ValueError("must begin with sk-admin- and have 40 characters or more, without spaces")
+        return value
+
+    @field_validator("federation_secret")
+    @classmethod
+    def _long_secret(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and len(value.get_secret_value()) < 32:
+            raise ValueError("must have 32 characters or more")
+        return value
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for item in value:
+            ipaddress.ip_network(item, strict=False)
+        return value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Settings":
+        if not self.heartbeat_interval_s <= self.degraded_after_s < self.offline_after_s:
+            raise ValueError("heartbeat_interval_s, degraded_after_s and offline_after_s must grow in this order")
+        if bool(self.tls_cert) != bool(self.tls_key) or (self.tls_ca and not self.tls_cert):
+            raise ValueError("tls_cert and tls_key belong together, and tls_ca needs both")
+        if self.open_to_anyone and not self.allow_open_registration:
+            raise ValueError(
+                f"--host {self.host} lets other machines reach this registry, and anyone could register "
+                "nodes. Choose one: --host 127.0.0.1 (this machine only), --allowed-nodes (who may join), "
+                "--tls-cert with --tls-key and --tls-ca (mutual TLS), or --allow-open-registration (anyone)"
+            )
+        return self
+
+    @property
+    def on_loopback(self) -> bool:
+        """Whether only this machine can reach the registry."""
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+    @property
+    def open_to_anyone(self) -> bool:
+        """Whether another machine could register with nothing in hand."""
+        return not self.on_loopback and not self.allowed_nodes and not self.tls_ca
+
+    @property
+    def identity(self) -> str:
+        """The registry's id: the origin in vector clocks."""
+        return self.registry_id or self.region
+
+    @property
+    def data_path(self) -> Path:
+        """Where this registry keeps what it owns."""
+        return (self.data_dir or Path.home() / ".dagi" / "registry" / self.identity).expanduser().absolute()
+
+    @property
+    def windows(self) -> Windows:
+        """The liveness windows."""
+        return Windows(self.heartbeat_interval_s, self.degraded_after_s, self.offline_after_s)
+
+    @property
+    def scheme(self) -> str:
+        """`https` when TLS is configured."""
+        return "https" if self.tls_cert else "http"
+
+    def url(self, port: int) -> str:
+        """What peers and agents are told to dial."""
+        if self.advertise_url:
+            return self.advertise_url.rstrip("/")
+        host = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}.get(self.host, self.host)  # noqa: S104 - not bound here
+        return f"{self.scheme}://{f'[{host}]' if ':' in host else host}:{port}"
+
+    def aliases(self) -> Mapping[str, str]:
+        """Region aliases of the regions file, or the ones that come with us."""
+        if self.regions_file is None:
+            return DEFAULT_ALIASES
+        try:
+            table = tomllib.loads(self.regions_file.read_text(encoding="utf-8")).get("aliases", {})
+        except (OSError, ValueError) as error:
+            raise ConfigurationError(f"--regions-file {self.regions_file}: {error}") from None
+        if not all(isinstance(value, str) for value in table.values()):
+            raise ConfigurationError(f"--regions-file {self.regions_file}: an alias must name a region")
+        return {key.casefold(): value.casefold() for key, value in table.items()}
+
+
+def load(flags: Mapping[str, Any], env_file: Path | None) -> Settings:
+    """Settings from the flags that were given, the environment, and the env file.
+
+    Raises ConfigurationError in one sentence.
+    """
+    if env_file is not None and not env_file.is_file():
+        raise ConfigurationError(f"--env-file {env_file}: there is no such file")
+    given = {name: value for name, value in flags.items() if value is not None and value != []}
+    renamed = {_ALIASED.get(name, name): value for name, value in given.items()}
+    try:
+        return Settings(_env_file=env_file or Path(".env"), **renamed)  # type: ignore[call-arg]  # pydantic-settings takes it
+    except ValidationError as error:
+        raise ConfigurationError(_sentence(error)) from None
+
+
+_ALIASED = {
+    name: str(field.validation_alias.choices[0])
+    for name, field in Settings.model_fields.items()
+    if isinstance(field.validation_alias, AliasChoices)
+}
+
+
+def _sentence(error: ValidationError) -> str:
+    first = error.errors(include_url=False, include_input=False)[0]
+    where = str(first["loc"][0]) if first["loc"] else ""
+    message = first["msg"].removeprefix("Value error, ")
+    name = where if where.isupper() else where.replace("_", "-")
+    secret = where in ("admin_key", "federation_secret")
+    label = f"REGISTRY_{where.upper()}" if secret else name if name.isupper() else f"--{name}"
+    return f"{label}: {message}." if where else f"{message}."
+
+
+def misspelled(environ: Mapping[str, str] | None = None) -> list[str]:
+    """Warnings for environment variables that look like one of ours and are not."""
+    ours: set[str] = set()
+    for name, field in Settings.model_fields.items():
+        alias = field.validation_alias
+        ours.update(map(str, alias.choices) if isinstance(alias, AliasChoices) else [f"REGISTRY_{name.upper()}"])
+    warnings = []
+    for name in sorted(environ if environ is not None else os.environ):
+        if name.startswith("REGISTRY_") and name not in ours:
+            close = difflib.get_close_matches(name, ours, n=1, cutoff=0.75)
+            if close:
+                warnings.append(f"{name} is not a setting; did you mean {close[0]}?")
+    return warnings

@@ -1,0 +1,86 @@
+"""The store's Lua scripts. They compare versions and write; they decide nothing else."""
+
+RECORDS, SEQ, LAST, OFFLINE, CHANGES = "records", "seq", "last", "offline", "changes"
+STREAM_LENGTH = 10_000  # commits a worker may lie behind before it loads everything again
+
+# ARGV: beat prefix, window_ms, worker, count, ids, times, values. Answers the ids' positions
+# that have no record. One HSET, one XADD for the whole batch.
+BEATS = f"""
+local n = tonumber(ARGV[4])
+local missing, last, there = {{}}, {{}}, {{}}
+local entry = {{'w', ARGV[3], 'h', n}}
+for i = 1, n do
+  local id = ARGV[4 + i]
+  if redis.call('HEXISTS', KEYS[1], id) == 1 then
+    local value = ARGV[4 + 2 * n + i]
+    redis.call('SET', ARGV[1] .. id, value, 'PX', ARGV[2])
+    last[#last + 1] = id
+    last[#last + 1] = ARGV[4 + n + i]
+    there[#there + 1] = id
+    entry[#entry + 1] = ':' .. id
+    entry[#entry + 1] = value
+  else
+    missing[#missing + 1] = i - 1
+  end
+end
+if #there > 0 then
+  redis.call('HSET', KEYS[2], unpack(last))
+  if redis.call('EXISTS', KEYS[3]) == 1 then redis.call('HDEL', KEYS[3], unpack(there)) end
+  redis.call('XADD', KEYS[4], 'MAXLEN', '~', {STREAM_LENGTH}, '*', unpack(entry))
+end
+return missing
+"""
+
+_NEXT_VERSION = """
+local current = redis.call('HGET', KEYS[1], ARGV[1])
+local held = current and string.sub(current, 1, 16) or '0000000000000000'
+if held ~= ARGV[2] then return 0 end
+if redis.call('EXISTS', KEYS[5]) == 0 then redis.call('SET', KEYS[5], ARGV[3]) end
+local version = redis.call('INCR', KEYS[5])
+local stamp = string.format('%016d', version)
+"""
+
+# ARGV: id, expected version, at_ms, worker, data, beat key, beat value or '', window_ms
+PUT = f"""{_NEXT_VERSION}
+redis.call('HSET', KEYS[1], ARGV[1], stamp .. ARGV[5])
+if ARGV[7] ~= '' then
+  redis.call('SET', ARGV[6], ARGV[7], 'PX', ARGV[8])
+  redis.call('HSET', KEYS[2], ARGV[1], ARGV[3])
+  redis.call('HDEL', KEYS[3], ARGV[1])
+end
+redis.call('XADD', KEYS[4], 'MAXLEN', '~', {STREAM_LENGTH}, '*',
+  'w', ARGV[4], 'p', ARGV[1], 'v', stamp, 't', ARGV[3], 'd', ARGV[5], 'b', ARGV[7])
+return version
+"""
+# ARGV: id, expected version, at_ms, worker, beat key
+DELETE = f"""{_NEXT_VERSION}
+redis.call('HDEL', KEYS[1], ARGV[1])
+redis.call('HDEL', KEYS[2], ARGV[1])
+redis.call('HDEL', KEYS[3], ARGV[1])
+redis.call('DEL', ARGV[5])
+redis.call('XADD', KEYS[4], 'MAXLEN', '~', {STREAM_LENGTH}, '*',
+  'w', ARGV[4], 'x', ARGV[1], 'v', stamp, 't', ARGV[3])
+return version
+"""
+
+# ARGV: beat prefix, at_ms, ids. Marks those that have a record and no live beat; answers them.
+MARK_OFFLINE = """
+local marked = {}
+for i = 3, #ARGV do
+  if redis.call('HEXISTS', KEYS[1], ARGV[i]) == 1 and redis.call('EXISTS', ARGV[1] .. ARGV[i]) == 0 then
+    redis.call('HSET', KEYS[3], ARGV[i], ARGV[2])
+    marked[#marked + 1] = ARGV[i]
+  end
+end
+return marked
+"""
+
+# ARGV: beat prefix, ids. Answers value and remaining life of each, flat.
+READ_BEATS = """
+local found = {}
+for i = 2, #ARGV do
+  found[#found + 1] = redis.call('GET', ARGV[1] .. ARGV[i])
+  found[#found + 1] = redis.call('PTTL', ARGV[1] .. ARGV[i])
+end
+return found
+"""

@@ -1,0 +1,195 @@
+"""What surrounds the workers: the embedded store, the port, the admin key, and their processes."""
+
+import asyncio
+import contextlib
+import os
+import secrets
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Coroutine
+from typing import Any
+
+import uvloop
+
+from registry import logs
+from registry.auth import local_secret
+from registry.embedded import DataDirLocked, EmbeddedValkey
+from registry.keys import key_hash, mint_admin_key
+from registry.metrics import SHARED_DIR
+from registry.ports import StoreUnavailable
+from registry.redis_url import redacted
+from registry.serve import Assignment, admin_hash_of, run_worker
+from registry.settings import ConfigurationError, Settings
+from registry.store import RedisStore
+
+STOP_S = 4.5
+
+
+def serve(settings: Settings) -> int:
+    """Run a registry until it is told to stop; the process's exit status."""
+    settings.data_path.mkdir(parents=True, exist_ok=True, mode=0o700)
+    local_secret(settings.data_path)
+    with contextlib.ExitStack() as stack:
+        try:
+            listener = _bind(settings)
+            stack.callback(listener.close)
+            url = _store_url(settings, stack)
+            admin_hash = _run(_admin_hash(settings, url))
+        except (DataDirLocked, ConfigurationError) as error:
+            return _refused(str(error))
+        except StoreUnavailable as error:
+            return _refused(f"the store at {redacted(url)} cannot be used: {error}")
+        if settings.workers == 1:
+            job = Assignment(_worker_id(0), url, listener, admin_hash, _now_ms())
+            return _guarded(settings, job)
+        return _many(settings, url, listener, admin_hash, stack)
+
+
+def _guarded(settings: Settings, job: Assignment, *, announce: bool = True) -> int:
+    try:
+        _run(run_worker(settings, job, announce=announce))
+    except ConfigurationError as error:
+        return _refused(str(error))
+    except StoreUnavailable as error:
+        return _refused(f"the store cannot be used: {error}")
+    return 0
+
+
+def _many(settings: Settings, url: str, listener: socket.socket, admin_hash: bytes, stack: contextlib.ExitStack) -> int:
+    """Several workers on one port. Each is a fork that binds beside the others; one that dies is
+    started again."""
+    shared = tempfile.mkdtemp(prefix="dagi-metrics-")
+    stack.callback(shutil.rmtree, shared, ignore_errors=True)
+    os.environ[SHARED_DIR] = shared
+    started_ms = _now_ms()
+    stopping: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, _: stopping.append(number))
+    signal.signal(signal.SIGINT, lambda number, _: stopping.append(number))
+
+    def start(index: int) -> int:
+        pid = os.fork()
+        if pid:
+            return pid
+        status = 70
+        try:
+            own = _bound(settings, listener.getsockname()[1], shared=True)
+            job = Assignment(_worker_id(index), url, own, admin_hash, started_ms)
+            status = _guarded(settings, job, announce=index == 0)
+        finally:
+            os._exit(status)
+
+    workers = {start(index): index for index in range(settings.workers)}
+    status = 0
+    while not stopping:
+        for pid, code in _ended(workers):
+            index = workers.pop(pid)
+            if code == 2:  # a configuration error: starting again changes nothing
+                status = 2
+                stopping.append(signal.SIGTERM)
+                break
+            logs.event("worker_died", 40, worker=index, status=code)
+            time.sleep(0.2)
+            workers[start(index)] = index
+        time.sleep(0.05)
+    _stop(workers)
+    return status
+
+
+def _ended(workers: dict[int, int]) -> list[tuple[int, int]]:
+    found = []
+    for pid in list(workers):
+        done, status = os.waitpid(pid, os.WNOHANG)
+        if done:
+            found.append((pid, os.waitstatus_to_exitcode(status)))
+    return found
+
+
+def _stop(workers: dict[int, int]) -> None:
+    for pid in workers:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGTERM)
+    deadline = time.monotonic() + STOP_S
+    while workers and time.monotonic() < deadline:
+        for pid, _ in _ended(workers):
+            del workers[pid]
+        time.sleep(0.02)
+    for pid in workers:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+
+
+def _bind(settings: Settings) -> socket.socket:
+    """Take the port, or say who may have it. With several workers the sockets share the port, which
+    would let a second registry in unseen: so first make sure that nobody has it."""
+    alone = _bound(settings, settings.port, shared=False)
+    if settings.workers == 1:
+        return alone
+    port = alone.getsockname()[1]
+    alone.close()
+    return _bound(settings, port, shared=True)
+
+
+def _bound(settings: Settings, port: int, *, shared: bool) -> socket.socket:
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if shared:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    try:
+        listener.bind((settings.host, port))
+    except (OSError, OverflowError) as error:
+        listener.close()
+        raise ConfigurationError(
+            f"--host {settings.host} --port {port} cannot be used ({getattr(error, 'strerror', error)}); "
+            "stop what uses it or choose another"
+        ) from None
+    return listener
+
+
+def _store_url(settings: Settings, stack: contextlib.ExitStack) -> str:
+    if settings.redis_url is not None:
+        return settings.redis_url.get_secret_value()
+    embedded = EmbeddedValkey(settings.data_path)
+    stack.callback(embedded.stop)
+    return embedded.start()
+
+
+async def _admin_hash(settings: Settings, url: str) -> bytes:
+    """The admin key's hash. The first start of a region makes a key and shows it, once."""
+    given = admin_hash_of(settings)
+    if given is not None:
+        return given
+    store = RedisStore(url, region=settings.identity, worker_id="setup", beat_window_ms=1000)
+    await store.start()
+    try:
+        key = mint_admin_key(secrets.token_bytes(32))
+        mine = key_hash(key)
+        kept = await store.setting("admin_key_hash", mine)
+    finally:
+        await store.aclose()
+    if kept == mine:
+        print(f"{settings.identity}: admin key, shown only now: {key}", flush=True)
+    return kept
+
+
+def _run(main: Coroutine[Any, Any, Any]) -> Any:
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(main)
+
+
+def _worker_id(index: int) -> str:
+    return f"{index}-{secrets.token_hex(6)}"
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def _refused(message: str) -> int:
+    print(f"dagi-registry: {message}", file=sys.stderr)
+    return 2

@@ -1,0 +1,106 @@
+"""A registry as operators run it: real process, real Valkey, real sockets."""
+
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.live import Process, running, session, until
+
+REPORT = {
+    "hostname": "gpu-box",
+    "labels": ["gpu", "home"],
+    "capabilities": {"gpu": "NVIDIA L4", "models": ["qwen3:8b"], "ram_gb": 64.0},
+}
+
+
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
+    with running(tmp_path_factory.mktemp("one") / "data") as process:
+        yield process
+
+
+async def test_a_node_registers_and_is_found_by_what_it_can_do(registry: Process) -> None:
+    async with session(registry.url, None) as anyone, anyone.post("/api/v1/nodes/register", json=REPORT) as answer:
+        assert answer.status == 200
+        node = await answer.json()
+    assert node["api_key"].startswith("sk-node-")
+    async with session(registry.url, node["api_key"]) as client:
+        async with client.get("/api/v1/nodes/discover?capability=gpu&model=QWEN3:8b&min_ram_gb=32") as answer:
+            found = await answer.json()
+        assert [n["node_id"] for n in found["nodes"]] == [node["node_id"]]
+        async with client.get("/api/v1/nodes/discover?model=qwen3") as answer:
+            assert (await answer.json())["nodes"] == []
+        beat = {"node_id": node["node_id"], "metrics": {"cpu_percent": 12.5}}
+        async with client.post("/api/v1/nodes/heartbeat", json=beat) as answer:
+            assert answer.status == 200
+        async with client.get(f"/api/v1/nodes/{node['node_id']}") as answer:
+            assert (await answer.json())["metrics"] == {"cpu_percent": 12.5}
+
+
+async def test_the_same_machine_without_an_id_gets_the_same_one(tmp_path: Path) -> None:
+    with running(tmp_path / "data", "--auth", "open") as process:
+        async with session(process.url, None) as anyone:
+            ids = []
+            for _ in range(2):
+                async with anyone.post("/api/v1/nodes/register", json=REPORT) as answer:
+                    ids.append((await answer.json())["node_id"])
+            assert ids[0] == ids[1]
+            async with anyone.get("/api/v1/nodes") as answer:
+                assert (await answer.json())["total"] == 1
+
+
+async def test_kill_nine_loses_nothing_that_was_acknowledged(tmp_path: Path) -> None:
+    first = Process(tmp_path / "data")
+    first.wait_ready()
+    async with session(first.url, None) as anyone:
+        nodes = []
+        for index in range(50):
+            async with anyone.post("/api/v1/nodes/register", json={**REPORT, "node_id": f"n{index}"}) as answer:
+                nodes.append(await answer.json())
+    async with session(first.url) as admin, admin.get("/api/v1/nodes?limit=1000") as answer:
+        before = (await answer.json())["nodes"]
+    first.kill()
+    with running(tmp_path / "data") as second:
+        async with session(second.url) as admin, admin.get("/api/v1/nodes?limit=1000") as answer:
+            after = (await answer.json())["nodes"]
+        assert after == before
+        for node in (nodes[0], nodes[-1]):
+            async with session(second.url, node["api_key"]) as client:
+                async with client.post("/api/v1/nodes/heartbeat", json={"node_id": node["node_id"]}) as answer:
+                    assert answer.status == 200
+
+
+async def test_silence_leads_to_degraded_then_offline_and_a_heartbeat_back(tmp_path: Path) -> None:
+    flags = ("--heartbeat-interval-s", "0.1", "--degraded-after-s", "0.4", "--offline-after-s", "1")
+    with running(tmp_path / "data", *flags) as process:
+        async with session(process.url) as admin:
+            async with admin.post("/api/v1/nodes/register", json={"node_id": "quiet"}) as answer:
+                assert (await answer.json())["status"] == "online"
+
+            async def status() -> str:
+                async with admin.get("/api/v1/nodes/quiet") as reply:
+                    return str((await reply.json())["status"])
+
+            for wanted in ("degraded", "offline"):
+                await until(lambda wanted=wanted: _equals(status, wanted))
+            async with admin.post("/api/v1/nodes/heartbeat", json={"node_id": "quiet"}) as answer:
+                assert (await answer.json())["status"] == "online"
+
+
+async def _equals(call: Callable[[], Awaitable[str]], wanted: str) -> bool:
+    return await call() == wanted
+
+
+def test_a_second_registry_on_the_same_folder_is_refused(registry: Process, tmp_path: Path) -> None:
+    folder = Path(registry.popen.args[registry.popen.args.index("--data-dir") + 1])
+    second = Process(folder)
+    second.popen.wait(20)
+    assert second.stop() == 2
+    assert "another registry" in second.output()
+
+
+def test_sigterm_ends_it_with_status_zero_within_five_seconds(tmp_path: Path) -> None:
+    process = Process(tmp_path / "data")
+    process.wait_ready()
+    assert process.stop() == 0
