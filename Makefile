@@ -6,7 +6,7 @@ READY := .venv/.ready
 DEMO_SECONDS ?=
 export DEMO_SECONDS
 
-.PHONY: demo test check lint bench clean
+.PHONY: install demo test check lint bench clean
 
 $(READY): requirements.txt pyproject.toml
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed; none was found."; exit 1; }
@@ -15,6 +15,8 @@ $(READY): requirements.txt pyproject.toml
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
+
+install: $(READY)
 
 demo: $(READY)
 	@exec $(BIN)/python scripts/demo.py

@@ -54,12 +54,12 @@ class Follower:
             task.result()
 
     async def stop(self) -> None:
-        """Stop following."""
-        for task in self._tasks:
-            task.cancel()
-        for task in self._tasks:
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+        """Stop following. redis-py swallows a cancellation that arrives while it connects: ask again."""
+        pending = set(self._tasks)
+        while pending:
+            for task in pending:
+                task.cancel()
+            _, pending = await asyncio.wait(pending, timeout=0.1)
 
     async def _load(self) -> None:
         """Make the directory what the store says. Nobody is blamed for our own absence."""

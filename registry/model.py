@@ -19,7 +19,7 @@ Json = Any
 Text = Annotated[str, Field(max_length=255, pattern=_NO_CONTROL)]
 Name = Annotated[str, Field(min_length=1, max_length=255, pattern=_NO_CONTROL)]
 Address = Annotated[str, Field(max_length=255, pattern=_ADDRESS)]
-Amount = Annotated[float, Field(ge=0, le=1e12)]
+Amount = Annotated[int | float, Field(ge=0, le=1e12)]
 
 
 def _not_reserved(value: Json) -> Json:

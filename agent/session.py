@@ -1,0 +1,79 @@
+"""What an agent does next: pure decisions; `rng` and outcomes come in, the next step goes out."""
+
+from dataclasses import dataclass
+from random import Random
+from typing import Literal
+
+from tenacity import RetryCallState, wait_exponential
+
+Step = Literal["register", "beat"]
+FIRST_BACKOFF_S = 1.0
+LONGEST_BACKOFF_S = 60.0
+REFUSED_BACKOFF_S = 60.0  # a key or an id that is wrong does not mend itself soon
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a request ended. `status` None: no answer at all. `retry_after_s` as the registry asked."""
+
+    status: int | None
+    detail: str = ""
+    retry_after_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The next step, how long to wait first (seconds), and what to tell the person watching."""
+
+    step: Step
+    wait_s: float
+    say: str | None = None
+
+
+class Session:
+    """Registers, then heartbeats; after failures it backs off with full jitter, for ever."""
+
+    def __init__(self, interval_s: float) -> None:
+        self.interval_s = interval_s
+        self._failures = 0
+        self._registered = False
+
+    def after(self, step: Step, outcome: Outcome, rng: Random) -> Plan:
+        """The plan after `step` ended with `outcome`."""
+        if outcome.status == 200:
+            return self._succeeded(step, rng)
+        self._failures += 1
+        if step == "beat" and outcome.status == 404:
+            self._registered = False
+            return Plan("register", rng.uniform(0, 1), "the registry does not know this node; registering again")
+        wait_s = self._backoff_s(outcome, rng)
+        again = step if step == "register" or self._registered else "register"
+        what = "registration" if step == "register" else "heartbeat"
+        return Plan(again, wait_s, f"{what} failed: {outcome.detail}; next try in {wait_s:.1f} s")
+
+    def _succeeded(self, step: Step, rng: Random) -> Plan:
+        recovered = self._failures > 0 and step == "beat"
+        self._failures = 0
+        first = not self._registered
+        self._registered = True
+        # A random first phase spreads the heartbeats of machines that started together.
+        wait_s = rng.uniform(0, self.interval_s) if first else self.interval_s * rng.uniform(0.95, 1.05)
+        return Plan("beat", wait_s, "heartbeats are accepted again" if recovered else None)
+
+    def _backoff_s(self, outcome: Outcome, rng: Random) -> float:
+        if outcome.retry_after_s is not None:
+            return outcome.retry_after_s + rng.uniform(0, FIRST_BACKOFF_S)
+        if outcome.status in (401, 403, 409, 422):
+            return REFUSED_BACKOFF_S * rng.uniform(0.8, 1.2)
+        return full_jitter_s(self._failures, rng)
+
+
+def full_jitter_s(attempt: int, rng: Random) -> float:
+    """A random wait below an exponentially growing bound, so that agents do not come back as a herd.
+
+    tenacity states the bound; the dice are ours, so that a seed replays them.
+    """
+    state = RetryCallState(None, None, (), {})  # type: ignore[arg-type]  # only the attempt number is read
+    state.attempt_number = attempt
+    bound_s = wait_exponential(multiplier=FIRST_BACKOFF_S, max=LONGEST_BACKOFF_S)(state)
+    return rng.uniform(0.1, bound_s)

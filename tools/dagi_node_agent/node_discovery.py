@@ -1,0 +1,5 @@
+"""The documented door to finding nodes."""
+
+from agent.discovery import AsyncNodeDiscovery, NodeDiscovery
+
+__all__ = ["AsyncNodeDiscovery", "NodeDiscovery"]
