@@ -1,6 +1,6 @@
 """make_app: routes on top of a registry, its directory and its store."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,6 +61,10 @@ def make_app(parts: Parts) -> tuple[web.Application, Gate]:
             web.get(base, nodes.list),
             web.get(f"{base}/discover", nodes.discover),
             web.post(f"{base}/discover", nodes.discover),
+            # Without these, another method on a static name would look for a node of that name.
+            web.route("*", f"{base}/register", _only("POST")),
+            web.route("*", f"{base}/heartbeat", _only("POST")),
+            web.route("*", f"{base}/discover", _only("GET", "HEAD", "POST")),
             web.get(one, nodes.get),
             web.delete(one, nodes.delete),
             web.patch(one, nodes.patch),
@@ -79,6 +83,13 @@ def make_app(parts: Parts) -> tuple[web.Application, Gate]:
         ]
     )
     return app, Gate(app, parts.metrics, parts.cors_origins)
+
+
+def _only(*methods: str) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+    async def refuse(request: web.Request) -> web.StreamResponse:
+        raise web.HTTPMethodNotAllowed(request.method, methods)
+
+    return refuse
 
 
 async def _bootstrap_script(_request: web.Request) -> web.StreamResponse:

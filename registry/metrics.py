@@ -11,7 +11,6 @@ from prometheus_client.registry import Collector
 
 from registry.directory import Counts
 
-SHARED_DIR = "PROMETHEUS_MULTIPROC_DIR"
 _LATENCY_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 _BATCH = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 
@@ -79,7 +78,7 @@ class Metrics:
     def exposition(self, counts: Counts) -> bytes:
         """The text format; nodes are the region's, so they are not summed over workers."""
         registry = self._own
-        if os.environ.get(SHARED_DIR):
+        if os.environ.get("PROMETHEUS_MULTIPROC_DIR"):  # several workers: the library sums their files
             registry = CollectorRegistry()
             MultiProcessCollector(registry)  # type: ignore[no-untyped-call]  # the library has no types here
         return generate_latest(registry) + generate_latest(_nodes(counts))

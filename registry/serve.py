@@ -3,9 +3,7 @@
 import asyncio
 import contextlib
 import signal
-import socket
 import ssl
-from dataclasses import dataclass
 
 from aiohttp import web
 
@@ -16,26 +14,14 @@ from registry.directory import Directory
 from registry.feed import Feed
 from registry.follower import Follower
 from registry.http.server import Runner
-from registry.keys import key_hash
 from registry.lifecycle import Transition
 from registry.metrics import Metrics
 from registry.ports import Store
 from registry.service import Place, SystemClock
-from registry.settings import ConfigurationError, Settings
+from registry.settings import Assignment, ConfigurationError, Settings
 from registry.store import RedisStore
 
 DRAIN_S = 3.0  # of the 5 s that a stop may take
-
-
-@dataclass(frozen=True, slots=True)
-class Assignment:
-    """What the supervisor decided for a worker."""
-
-    worker_id: str
-    redis_url: str
-    listener: socket.socket
-    admin_hash: bytes
-    started_ms: int
 
 
 async def run_worker(settings: Settings, job: Assignment, *, announce: bool) -> None:
@@ -135,11 +121,6 @@ def _authenticator(settings: Settings, directory: Directory, admin_hash: bytes) 
         [admin_hash],
         settings.on_loopback or settings.allow_open_registration,
     )
-
-
-def admin_hash_of(settings: Settings) -> bytes | None:
-    """The hash of the admin key that the environment gives, if it does."""
-    return key_hash(settings.admin_key.get_secret_value()) if settings.admin_key else None
 
 
 def _tls(settings: Settings) -> ssl.SSLContext | None:

@@ -3,8 +3,10 @@
 import difflib
 import ipaddress
 import os
+import socket
 import tomllib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -22,6 +24,18 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from registry.keys import is_admin_key
 from registry.lifecycle import Windows
 from registry.redis_url import parse as parse_redis_url
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """What the supervisor decided for a worker."""
+
+    worker_id: str
+    redis_url: str
+    listener: socket.socket
+    admin_hash: bytes
+    started_ms: int
+
 
 DEFAULT_ALIASES = {"europe": "eu", "eu-*": "eu", "america": "us", "us-*": "us"}
 

@@ -19,14 +19,13 @@ from registry import logs
 from registry.auth import local_secret
 from registry.embedded import DataDirLocked, EmbeddedValkey
 from registry.keys import key_hash, mint_admin_key
-from registry.metrics import SHARED_DIR
 from registry.ports import StoreUnavailable
 from registry.redis_url import redacted
-from registry.serve import Assignment, admin_hash_of, run_worker
-from registry.settings import ConfigurationError, Settings
+from registry.settings import Assignment, ConfigurationError, Settings
 from registry.store import RedisStore
 
 STOP_S = 4.5
+METRICS_DIR = "PROMETHEUS_MULTIPROC_DIR"  # prometheus_client's own name
 
 
 def serve(settings: Settings) -> int:
@@ -50,6 +49,9 @@ def serve(settings: Settings) -> int:
 
 
 def _guarded(settings: Settings, job: Assignment, *, announce: bool = True) -> int:
+    # Only now: prometheus_client decides when it is imported whether processes share their numbers.
+    from registry.serve import run_worker
+
     try:
         _run(run_worker(settings, job, announce=announce))
     except ConfigurationError as error:
@@ -64,7 +66,7 @@ def _many(settings: Settings, url: str, listener: socket.socket, admin_hash: byt
     started again."""
     shared = tempfile.mkdtemp(prefix="dagi-metrics-")
     stack.callback(shutil.rmtree, shared, ignore_errors=True)
-    os.environ[SHARED_DIR] = shared
+    os.environ[METRICS_DIR] = shared
     started_ms = _now_ms()
     stopping: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, _: stopping.append(number))
@@ -161,9 +163,8 @@ def _store_url(settings: Settings, stack: contextlib.ExitStack) -> str:
 
 async def _admin_hash(settings: Settings, url: str) -> bytes:
     """The admin key's hash. The first start of a region makes a key and shows it, once."""
-    given = admin_hash_of(settings)
-    if given is not None:
-        return given
+    if settings.admin_key is not None:
+        return key_hash(settings.admin_key.get_secret_value())
     store = RedisStore(url, region=settings.identity, worker_id="setup", beat_window_ms=1000)
     await store.start()
     try:

@@ -1,5 +1,6 @@
 """Handlers that tell about the registry itself: health, readiness, metrics, documents."""
 
+import os
 from collections.abc import Callable
 
 from aiohttp import web
@@ -59,6 +60,7 @@ class AboutHandlers:
                 "service": SERVICE,
                 "version": VERSION,
                 "region": place.region,
+                "worker": os.getpid(),
                 "uptime_seconds": self._uptime_s(),
                 "timestamp": iso(self._clock.wall_ms()),
             }

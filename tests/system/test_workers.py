@@ -1,0 +1,101 @@
+"""Two workers of one region answer alike, and a change through one is in the other within 50 ms."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from tests.support.live import ADMIN_KEY, DEADLINE_S, running, until
+
+NODES = "/api/v1/nodes"
+
+
+@pytest.fixture
+async def workers(tmp_path: Path) -> AsyncIterator[list[aiohttp.ClientSession]]:
+    """A client for each worker: connections are kept, and each says which worker it reached."""
+    headers = {"Authorization": f"Bearer {ADMIN_KEY}"}
+    found: dict[int, aiohttp.ClientSession] = {}
+    with running(tmp_path / "data", "--workers", "2") as process:
+        deadline = time.monotonic() + DEADLINE_S  # the first worker may be ready before the second is
+        while len(found) < 2 and time.monotonic() < deadline:
+            client = aiohttp.ClientSession(
+                process.url, headers=headers, connector=aiohttp.TCPConnector(limit=1, keepalive_timeout=60)
+            )
+            async with client.get("/health") as answer:
+                worker = (await answer.json())["worker"]
+            if worker in found:
+                await client.close()
+            else:
+                found[worker] = client
+        try:
+            assert len(found) == 2
+            yield list(found.values())
+        finally:
+            for client in found.values():
+                await client.close()
+
+
+async def read(client: aiohttp.ClientSession, path: str) -> object:
+    async with client.get(path, headers={"Accept": "application/json"}) as answer:
+        return answer.status, await answer.json()
+
+
+async def test_a_node_is_in_the_other_worker_within_fifty_milliseconds(workers: list[aiohttp.ClientSession]) -> None:
+    one, two = workers
+    delays = []
+    for index in range(21):
+        async with one.post(f"{NODES}/register", json={"node_id": f"n{index}"}) as answer:
+            assert answer.status == 200
+        started = time.monotonic()
+
+        async def seen(index: int = index) -> bool:
+            async with two.get(f"{NODES}/n{index}") as answer:
+                return answer.status == 200
+
+        while not await seen():
+            await asyncio.sleep(0)
+            assert time.monotonic() - started < 2
+        delays.append(time.monotonic() - started)
+    assert sorted(delays)[len(delays) // 2] < 0.05
+
+
+async def test_both_give_the_same_answer_everywhere(workers: list[aiohttp.ClientSession]) -> None:
+    one, two = workers
+    for index, client in enumerate([one, two, one, two]):
+        report = {"node_id": f"n{index}", "capabilities": {"gpu": "L4", "models": ["qwen3:8b"]}, "labels": ["a"]}
+        async with client.post(f"{NODES}/register", json=report) as answer:
+            assert answer.status == 200
+    async with two.post(f"{NODES}/heartbeat", json={"node_id": "n0", "metrics": {"cpu_percent": 5}}) as answer:
+        assert answer.status == 200  # through the worker that did not register it
+    async with one.patch(f"{NODES}/n1", json={"status": "maintenance", "labels_add": ["x"]}) as answer:
+        assert answer.status == 200
+    async with two.delete(f"{NODES}/n2") as answer:
+        assert answer.status == 200
+    paths = [NODES, f"{NODES}?label=x", f"{NODES}/n0", f"{NODES}/n0/profile", f"{NODES}/n0/dashboard", f"{NODES}/n2"]
+
+    async def alike() -> bool:
+        return [await read(one, path) for path in paths] == [await read(two, path) for path in paths]
+
+    await until(alike, 2)
+    found = []
+    for client in workers:
+        status, answer = await read(client, f"{NODES}/discover?capability=gpu&status=any")  # type: ignore[misc]
+        answer.pop("as_of")
+        found.append((status, answer))
+    assert found[0] == found[1]
+    assert [node["node_id"] for node in found[0][1]["nodes"]] == ["n0", "n3", "n1"]
+
+
+async def test_metrics_are_summed(workers: list[aiohttp.ClientSession]) -> None:
+    for client in workers:
+        for _ in range(3):
+            async with client.get("/healthz") as answer:
+                assert answer.status == 200
+    for client in workers:
+        async with client.get("/metrics", headers={"Accept": "text/plain"}) as answer:
+            text = await answer.text()
+        line = next(x for x in text.splitlines() if "requests_total" in x and '"/healthz"' in x)
+        assert float(line.split()[-1]) == 6
