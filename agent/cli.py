@@ -2,15 +2,18 @@
 
 import asyncio
 import json
+import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
 
-from agent.bootstrap import Agent
-from agent.config import AgentSettings, ConfigurationError, load, misspelled
+from agent.config import ConfigurationError, load, misspelled, written
 from agent.detect.inventory import detect_capabilities
+from agent.node import Agent
 
+T = TypeVar("T")
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 
 
@@ -43,10 +46,11 @@ def bootstrap(
         "node_registry_url": registry_url, "node_role": role, "node_labels": labels, "node_name": node_name,
         "node_region": region, "node_advertise_addr": advertise_addr, "node_join_token": join_token,
     }  # fmt: skip
-    settings = _settings(flags, env_file)
-    for warning in misspelled():
+    settings = _or_explain(lambda: load(flags, env_file))
+    for warning in misspelled({*os.environ, *written(env_file)}):
         typer.echo(f"warning: {warning}", err=True)
-    raise typer.Exit(_forget(settings) if forget else asyncio.run(Agent(settings).run(once=once)))
+    agent = _or_explain(lambda: Agent(settings))
+    raise typer.Exit(_forget(agent) if forget else asyncio.run(agent.run(once=once)))
 
 
 @app.command()
@@ -55,8 +59,8 @@ def detect(
     env_file: Annotated[Path | None, _flag("File of NODE_... settings (.env).")] = None,
 ) -> None:
     """Print what would be reported of this machine."""
-    settings = _settings({}, env_file)
-    found = asyncio.run(detect_capabilities(settings.ollama_base_url))
+    settings = _or_explain(lambda: load({}, env_file))
+    found = asyncio.run(detect_capabilities(settings.ollama_url))
     if as_json:
         typer.echo(json.dumps(found, indent=2, ensure_ascii=False))
         return
@@ -83,23 +87,29 @@ def _size(size_gb: float | None) -> str:
     return "unknown" if size_gb is None else f"{size_gb:g} GB"
 
 
-def _settings(flags: dict[str, Any], env_file: Path | None) -> AgentSettings:
+def _or_explain(make: Callable[[], T]) -> T:
+    """Make something of the settings; where they are wrong, say which and exit 2."""
     try:
-        return load(flags, env_file)
+        return make()
     except ConfigurationError as error:
         typer.echo(f"dagi-agent: {error}", err=True)
         raise typer.Exit(2) from None
 
 
-def _forget(settings: AgentSettings) -> int:
-    async def once() -> int:
-        agent = Agent(settings)
+def _forget(agent: Agent) -> int:
+    async def once() -> str | None:
         try:
+            if agent.home.kept_id() is None:
+                return None
             outcome = await agent.forget()
+        except OSError as error:
+            return f"{error.filename}: {error.strerror}"
         finally:
             await agent.client.close()
-        done = outcome.status in (200, 404)
-        typer.echo("deregistered; this machine's identity is removed" if done else f"failed: {outcome.detail}")
-        return 0 if done else 1
+        return None if outcome.status in (200, 404) else outcome.detail
 
-    return asyncio.run(once())
+    failure = asyncio.run(once())
+    typer.echo(
+        f"not deregistered; the identity stays: {failure}" if failure else "deregistered; no identity is left here"
+    )
+    return 1 if failure else 0

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from agent.client import RegistryClient
 from agent.identity import Home
 from agent.session import Outcome
+from agent.wire import not_a_registry
 
 Node = dict[str, Any]
 T = TypeVar("T")
@@ -27,14 +28,26 @@ class RequestRefused(Exception):
         self.status = outcome.status
 
 
+def demand(outcome: Outcome) -> None:
+    """Raise what an outcome other than 200 means: RegistryUnreachable or RequestRefused."""
+    if outcome.status is None:
+        raise RegistryUnreachable(outcome.detail)
+    if outcome.status != 200:
+        raise RequestRefused(outcome)
+
+
 def question(role: str | None, capability: str | None, status: str, filters: dict[str, Any]) -> dict[str, str]:
     """The query of a discovery; None leaves a filter out, a list means all of them."""
     asked = {"role": role, "capability": capability, "status": status, **filters}
     return {
-        name: ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+        name: ",".join(map(_written, value)) if isinstance(value, list | tuple) else _written(value)
         for name, value in asked.items()
         if value is not None
     }
+
+
+def _written(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def best_for_model(nodes: Sequence[Node], model_name: str) -> Node | None:
@@ -62,8 +75,9 @@ class AsyncNodeDiscovery:
     def __init__(self, registry_url: str | Sequence[str], api_key: str | None = None) -> None:
         urls = registry_url.split(",") if isinstance(registry_url, str) else registry_url
         self._client = RegistryClient([url.strip().rstrip("/") for url in urls])
-        kept = Home().credentials()
-        self._key = api_key or os.environ.get("NODE_API_KEY") or (kept.api_key if kept else None)
+        self._key = api_key or os.environ.get("NODE_API_KEY")
+        kept = None if self._key else Home().credentials()
+        self._kept_key = kept.api_key if kept else None
 
     async def find_nodes(
         self, role: str | None = None, capability: str | None = None, status: str = "online", **filters: Any
@@ -93,13 +107,19 @@ class AsyncNodeDiscovery:
         await self.close()
 
     async def _discover(self, query: dict[str, str]) -> list[Node]:
-        outcome, data = await self._client.call("GET", "/api/v1/nodes/discover", key=self._key, params=query)
-        if outcome.status is None:
-            raise RegistryUnreachable(outcome.detail)
-        if outcome.status != 200:
-            raise RequestRefused(outcome)
-        nodes: list[Node] = data["nodes"]
+        outcome, data = await self._ask(query, self._key or self._kept_key)
+        if outcome.status == 401 and self._kept_key:
+            # This machine's own node is with another registry; this one may answer without a key.
+            self._kept_key = None
+            outcome, data = await self._ask(query, None)
+        demand(outcome)
+        nodes = data.get("nodes")
+        if not isinstance(nodes, list):
+            raise RegistryUnreachable(not_a_registry(self._client.url).detail)
         return nodes
+
+    async def _ask(self, query: dict[str, str], key: str | None) -> tuple[Outcome, Any]:
+        return await self._client.call("GET", "/api/v1/nodes/discover", key=key, params=query)
 
 
 class NodeDiscovery:

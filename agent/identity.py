@@ -1,7 +1,9 @@
 """Who this node is: its id and key under `~/.dagi`, and which machine it runs on."""
 
+import errno
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -11,9 +13,11 @@ from dataclasses import asdict, dataclass
 from hashlib import blake2b
 from pathlib import Path
 
+from agent.wire import ID_CHARACTERS, is_node_id, secret
+
 _MACHINE_ID_FILES = ("/etc/machine-id", "/var/lib/dbus/machine-id")
+_MACHINE_ID = re.compile("[0-9a-fA-F]{32}")
 _LEGACY = (".dagi/node-id", ".dagi_node_id")
-_ID_CHARACTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._:-")
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,55 +30,68 @@ class Credentials:
 
 
 class Home:
-    """The folder that holds a node's identity; another folder is another node."""
+    """The folder that holds a node's identity; another folder is another node.
+
+    Reading and writing raise OSError; `credentials` alone answers None.
+    """
 
     def __init__(self, folder: Path | None = None) -> None:
-        self.folder = folder or Path(os.environ.get("DAGI_HOME") or Path.home() / ".dagi")
+        given = os.environ.get("DAGI_HOME")
+        self._folder = folder or (Path(os.path.expanduser(given)) if given else None)
+
+    @property
+    def folder(self) -> Path:
+        """Where the identity is: the folder given, DAGI_HOME, or `.dagi` in the user's home."""
+        return self._folder or _user_home() / ".dagi"
+
+    def kept_id(self) -> str | None:
+        """The node's id, or None when there is none yet.
+
+        A file that holds no id is set aside as `node_id.bad`. Legacy files are read for the
+        default folder alone: two folders must never share one.
+        """
+        path = self.folder / "node_id"
+        kept = _read_id(path)
+        if kept is None and path.exists():
+            path.replace(path.with_name("node_id.bad"))
+        if kept is None and self._folder is None:
+            kept = next((found for name in _LEGACY if (found := _read_id(_user_home() / name))), None)
+        return kept
 
     def node_id(self) -> str:
-        """The node's id: the one kept here, else a new one, kept from now on.
-
-        A file that holds no id is set aside as `node_id.bad`. Raises OSError when nothing can
-        be written and there is nothing to read.
-        """
-        kept = self._read_id(self.folder / "node_id")
-        if kept is None:
-            kept = next((found for name in _LEGACY if (found := self._read_id(Path.home() / name))), None)
-            kept = kept or f"node-{_host_part()}-{uuid.uuid4().hex[:8]}"
-            self.keep_id(kept)
+        """The node's id: the one kept here, else a new one, kept from now on."""
+        kept = self.kept_id() or new_node_id()
+        self.keep_id(kept)
         return kept
 
     def keep_id(self, node_id: str) -> None:
         """Make this the node's id."""
-        _write_private(self.folder / "node_id", node_id + "\n")
+        path = self.folder / "node_id"
+        if _read_id(path) != node_id:
+            _write_private(path, node_id + "\n")
 
     def credentials(self) -> Credentials | None:
         """What the registry gave, or None."""
         try:
             data = json.loads((self.folder / "credentials.json").read_text(encoding="utf-8"))
-            return Credentials(str(data["node_id"]), data.get("api_key"), data.get("token"))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return Credentials(str(data["node_id"]), secret(data.get("api_key")), secret(data.get("token")))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return None
 
     def keep_credentials(self, credentials: Credentials) -> None:
         """Keep what the registry gave, readable by this user alone."""
-        _write_private(self.folder / "credentials.json", json.dumps(asdict(credentials)))
+        if self.credentials() != credentials:
+            _write_private(self.folder / "credentials.json", json.dumps(asdict(credentials)))
 
     def forget(self) -> None:
         """Remove the identity."""
         for name in ("node_id", "credentials.json"):
             (self.folder / name).unlink(missing_ok=True)
 
-    @staticmethod
-    def _read_id(path: Path) -> str | None:
-        try:
-            text = path.read_text(encoding="utf-8", errors="replace").strip()
-        except OSError:
-            return None
-        if 1 <= len(text) <= 255 and set(text) <= _ID_CHARACTERS:
-            return text
-        path.replace(path.with_name(path.name + ".bad"))
-        return None
+
+def new_node_id() -> str:
+    """An id that no other node has: `node-{host}-{8 hex}`."""
+    return f"node-{_host_part()}-{uuid.uuid4().hex[:8]}"
 
 
 def machine_id() -> str | None:
@@ -82,7 +99,7 @@ def machine_id() -> str | None:
     raw = _raw_machine_id()
     if raw is None:
         return None
-    return blake2b(raw.encode(), digest_size=16, person=b"dagi-machine-id").hexdigest()
+    return blake2b(raw.encode(), digest_size=16, key=b"dagi-machine-id").hexdigest()
 
 
 def new_instance_id() -> str:
@@ -96,7 +113,7 @@ def _raw_machine_id() -> str | None:
             text = Path(name).read_text(encoding="ascii").strip()
         except (OSError, ValueError):
             continue
-        if text:
+        if _MACHINE_ID.fullmatch(text):  # images that never booted say "uninitialized", all of them
             return text
     if sys.platform == "darwin":
         return _mac_platform_uuid()
@@ -115,7 +132,23 @@ def _mac_platform_uuid() -> str | None:
 
 def _host_part() -> str:
     name = socket.gethostname().split(".")[0].casefold()
-    return "".join(c if c in _ID_CHARACTERS else "-" for c in name).strip("-")[:200] or "unnamed"
+    return "".join(c if c in ID_CHARACTERS else "-" for c in name).strip("-")[:200] or "unnamed"
+
+
+def _user_home() -> Path:
+    try:
+        return Path.home()
+    except RuntimeError:
+        raise FileNotFoundError(errno.ENOENT, "this user has no home folder; set DAGI_HOME") from None
+
+
+def _read_id(path: Path) -> str | None:
+    """The id in a file; None when there is no file, or no id in it. Raises OSError when it may not be read."""
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace").strip()
+    except FileNotFoundError:
+        return None
+    return text if is_node_id(text) else None
 
 
 def _write_private(path: Path, text: str) -> None:

@@ -10,6 +10,7 @@ Step = Literal["register", "beat"]
 FIRST_BACKOFF_S = 1.0
 LONGEST_BACKOFF_S = 60.0
 REFUSED_BACKOFF_S = 60.0  # a key or an id that is wrong does not mend itself soon
+LONGEST_RETRY_AFTER_S = 300.0  # a registry that asks for more may be back long before
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +63,7 @@ class Session:
 
     def _backoff_s(self, outcome: Outcome, rng: Random) -> float:
         if outcome.retry_after_s is not None:
-            return outcome.retry_after_s + rng.uniform(0, FIRST_BACKOFF_S)
+            return min(outcome.retry_after_s, LONGEST_RETRY_AFTER_S) + rng.uniform(0, FIRST_BACKOFF_S)
         if outcome.status in (401, 403, 409, 422):
             return REFUSED_BACKOFF_S * rng.uniform(0.8, 1.2)
         return full_jitter_s(self._failures, rng)

@@ -4,39 +4,46 @@ import asyncio
 import json
 import threading
 from collections.abc import Awaitable, Callable
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
 from agent.detect.engines import OLLAMA_URL, detect_ollama
 from agent.detect.gpu import detect_gpus
-from agent.detect.system import detect_system, measure_system
+from agent.detect.system import CpuMeter, detect_system, measure_system
 
 LIMIT_S = 3.0
 Json = Any
 
 
+_meter = CpuMeter()
+_running: dict[tuple[Any, ...], Future[Json]] = {}
+
+
 async def in_thread(call: Callable[..., Json], *arguments: Json) -> Json:
-    """Run a blocking detector in a daemon thread, which cannot keep the agent from ending."""
-    loop = asyncio.get_running_loop()
-    done: asyncio.Future[Json] = loop.create_future()
+    """Run a blocking detector in a daemon thread, which cannot keep the agent from ending.
 
-    def settle(value: Json, error: Exception | None) -> None:
-        if not done.done():
-            done.set_exception(error) if error is not None else done.set_result(value)
+    Who asks while one is under way waits for that one: threads that hang do not pile up.
+    """
+    what = (call, *arguments)
+    future = _running.get(what)
+    if future is None:
+        future = _running[what] = Future()
+        future.set_running_or_notify_cancel()
+        threading.Thread(target=_settle, args=(future, what), daemon=True, name=call.__name__).start()
+    return await asyncio.wrap_future(future)
 
-    def run() -> None:
-        outcome: tuple[Json, Exception | None]
-        try:
-            outcome = call(*arguments), None
-        except Exception as error:
-            outcome = None, error
-        try:
-            loop.call_soon_threadsafe(settle, *outcome)
-        except RuntimeError:
-            return  # the loop has closed: nobody waits any more
 
-    threading.Thread(target=run, daemon=True, name=call.__name__).start()
-    return await done
+def _settle(future: Future[Json], what: tuple[Any, ...]) -> None:
+    call, *arguments = what
+    try:
+        result = call(*arguments)
+    except Exception as error:
+        del _running[what]
+        future.set_exception(error)
+    else:
+        del _running[what]
+        future.set_result(result)
 
 
 async def _limited(detector: Awaitable[Json], fallback: dict[str, Json]) -> Json:
@@ -63,7 +70,7 @@ async def detect_capabilities(ollama_url: str | None = None) -> dict[str, Json]:
 async def measure(ollama_url: str | None, agents: str | None) -> dict[str, Json]:
     """Metrics for a heartbeat. What cannot be measured is null."""
     system, gpu, ollama = await asyncio.gather(
-        _limited(in_thread(measure_system), {}),
+        _limited(in_thread(measure_system, _meter), {}),
         _limited(in_thread(detect_gpus), {"gpus": []}),
         _limited(detect_ollama(ollama_url or OLLAMA_URL), {"available": False, "models": []}),
     )
@@ -82,7 +89,7 @@ async def _limited_count(source: str | None) -> int | None:
     """NODE_AGENTS: a number, or a file or URL that holds a JSON list."""
     if source is None or source == "":
         return None
-    if source.isdigit():
+    if source.isascii() and source.isdecimal():
         return int(source)
     try:
         async with asyncio.timeout(LIMIT_S):
