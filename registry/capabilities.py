@@ -18,7 +18,8 @@ _SYSTEM_ALIASES = {
     "disk_total_gb": "disk_gb",
     "platform": "os",
 }
-_SYSTEM_FIELDS = ("os", "os_version", "cpu_model", "cpu_cores", "ram_gb", "disk_gb", "hostname")
+# `system` itself last: what came under that name and is no block of facts is given back there.
+_SYSTEM_FIELDS = ("os", "os_version", "cpu_model", "cpu_cores", "ram_gb", "disk_gb", "hostname", "system")
 
 
 def normalise(raw: Mapping[str, Json]) -> dict[str, Json]:
@@ -27,7 +28,9 @@ def normalise(raw: Mapping[str, Json]) -> dict[str, Json]:
     system = raw.get("system")
     if isinstance(system, Mapping):
         for key, value in system.items():
-            flat.setdefault(_SYSTEM_ALIASES.get(str(key), str(key)), value)
+            name = _SYSTEM_ALIASES.get(str(key), str(key))
+            if flat.get(name) is None:  # null says nothing, so it hides nothing
+                flat[name] = value
     elif system is not None:
         flat["system"] = system
     for field in ("cpu_cores", "ram_gb", "disk_gb", "os"):
@@ -104,10 +107,10 @@ def _gpus(raw: Mapping[str, Json]) -> tuple[list[dict[str, Json]], bool]:
     if isinstance(gpu, str) and gpu:
         found: list[Json] = listed or [{"name": gpu}]
     elif isinstance(gpu, list):
-        found = gpu
+        found = gpu or listed or []
     elif isinstance(gpu, Mapping):
         present = gpu.get("available") is True
-        found = gpu.get("gpus") or ([{"name": gpu["name"]}] if gpu.get("name") else [])
+        found = gpu.get("gpus") or listed or ([{"name": gpu["name"]}] if gpu.get("name") else [])
         if gpu.get("available") is False:
             found = []
     else:

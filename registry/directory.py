@@ -24,9 +24,9 @@ class Entry:
     """One node. Times: `heard_s` monotonic seconds, `beat_at_ms` wall-clock milliseconds."""
 
     __slots__ = (
-        "_dynamic", "beat_at_ms", "capabilities", "cpu_cores", "due_at_s", "free_vram_gb", "heard_s", "intent",
-        "key_hash", "labels", "liveness", "load", "metrics", "models", "node_id", "ram_gb", "region",
-        "reported", "role", "static", "token", "type", "version", "vram_gb", "why",
+        "_declared_free_gb", "_dynamic", "beat_at_ms", "capabilities", "cpu_cores", "due_at_s", "free_vram_gb",
+        "heard_s", "intent", "key_hash", "labels", "liveness", "load", "metrics", "models", "node_id", "ram_gb",
+        "region", "reported", "role", "static", "token", "type", "version", "vram_gb", "why",
     )  # fmt: skip
 
     def __init__(self, node_id: str) -> None:
@@ -61,9 +61,9 @@ class Entry:
         self.cpu_cores = number(flat.get("cpu_cores"))
         self.ram_gb = number(flat.get("ram_gb"))
         self.vram_gb = total_vram_gb(flat)
-        self.free_vram_gb = free_vram_gb(flat["gpus"])
+        self._declared_free_gb = free_vram_gb(flat["gpus"])
         self.reported, self.intent = intern(record.reported), intern(record.intent.status)
-        self._dynamic = None
+        self.take_metrics(self.metrics)
 
     def take_metrics(self, metrics: bytes) -> None:
         """Fill in what a heartbeat says: JSON of an object, already checked."""
@@ -73,9 +73,8 @@ class Entry:
         known = [value for value in (cpu, gpu) if value is not None]
         self.load = max(known) / 100 if known else None
         gpus = values.get("gpus")
-        if isinstance(gpus, list):
-            free = free_vram_gb(gpus)
-            self.free_vram_gb = self.free_vram_gb if free is None else free
+        live_gb = free_vram_gb(gpus) if isinstance(gpus, list) else None
+        self.free_vram_gb = self._declared_free_gb if live_gb is None else live_gb
         self._dynamic = None
 
     def heard(self, at_ms: int, now: float) -> None:
@@ -177,7 +176,7 @@ class Directory:
                 self._order.append(node_id)
             else:
                 insort(self._order, node_id)
-            self._watch(entry, now)
+            self._watch(entry)
         else:
             self._forget_status(entry)
             if entry.key_hash is not None:
@@ -221,7 +220,7 @@ class Directory:
         self._forget_status(entry)
         entry.heard(at_ms, now)
         self._count_status(entry)
-        self._watch(entry, now)
+        self._watch(entry)
         self.revision += 1
         return Transition(node_id, before, "online", "heard again", at_ms)
 
@@ -262,15 +261,14 @@ class Directory:
                 self.revision += 1
                 found.append(Transition(node_id, before, after, entry.why or "", now_ms))
             if after != "offline":
-                self._watch(entry, now)
+                self._watch(entry)
         return found
 
-    def _watch(self, entry: Entry, now: float) -> None:
+    def _watch(self, entry: Entry) -> None:
         """Look again when silence from now on would matter."""
         windows = self._windows
-        since = max(entry.heard_s, self._counting_since)
-        degraded_at, offline_at = since + windows.degraded_after_s, since + windows.offline_after_s
-        entry.due_at_s = degraded_at if now < degraded_at else max(offline_at, now)
+        limit_s = windows.degraded_after_s if entry.liveness == "online" else windows.offline_after_s
+        entry.due_at_s = max(entry.heard_s, self._counting_since) + limit_s
         self._deadlines.add(entry.node_id, entry.due_at_s)
 
     def _count_status(self, entry: Entry) -> None:

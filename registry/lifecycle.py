@@ -60,12 +60,13 @@ def next_liveness(silence_s: float, held_s: float, current: Liveness, windows: W
 def liveness_at_start(age_s: float | None, downtime_s: float, was_offline: bool, windows: Windows) -> Liveness:
     """A node's liveness when a registry starts: what it was when the last one stopped.
 
-    `age_s` is the heartbeat's age by the key's expiry (None: expired); `downtime_s` is how long
-    nobody was there to hear it.
+    `age_s` is the heartbeat's age (None: nothing is known); `downtime_s` is how long nobody was
+    there to hear it. Offline stands only where a worker had seen it: we might not have heard.
     """
-    if age_s is None:
-        return "offline" if was_offline else "online"
-    return "degraded" if age_s - downtime_s >= windows.degraded_after_s else "online"
+    if was_offline and age_s is None:
+        return "offline"
+    silent = age_s is not None and age_s - downtime_s >= windows.degraded_after_s
+    return "degraded" if silent else "online"
 
 
 class Deadlines:

@@ -19,7 +19,16 @@ Json = Any
 Text = Annotated[str, Field(max_length=255, pattern=_NO_CONTROL)]
 Name = Annotated[str, Field(min_length=1, max_length=255, pattern=_NO_CONTROL)]
 Address = Annotated[str, Field(max_length=255, pattern=_ADDRESS)]
-Amount = Annotated[int | float, Field(ge=0, le=1e12)]
+# A union, so that 64 stays 64; each member has the bounds, as the schema would lose them outside.
+Amount = Annotated[float, Field(ge=0, le=1e12)] | Annotated[int, Field(ge=0, le=10**12)]
+
+
+def _whole(value: Json) -> Json:
+    """JSON has one kind of number: 36.0 is a whole one."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Whole = Annotated[int, BeforeValidator(_whole)]
 
 
 def _not_reserved(value: Json) -> Json:
@@ -30,8 +39,13 @@ def _not_reserved(value: Json) -> Json:
 
 NodeId = Annotated[
     str,
+    Field(
+        min_length=1,
+        max_length=255,
+        pattern=NODE_ID_PATTERN,
+        json_schema_extra={"not": {"enum": sorted(RESERVED_NODE_IDS)}},
+    ),
     BeforeValidator(_not_reserved),
-    Field(pattern=NODE_ID_PATTERN, json_schema_extra={"not": {"enum": sorted(RESERVED_NODE_IDS)}}),
 ]
 Labels = Annotated[list[Name], Field(max_length=MAX_LABELS)]
 
@@ -57,7 +71,7 @@ class GpuBlock(_Strict):
 
     available: bool | None = None
     gpus: list[Gpu | Text] | None = None
-    count: int | None = None
+    count: Whole | None = None
     name: Text | None = None
 
 
@@ -105,8 +119,9 @@ class Capabilities(_Strict):
     features: list[Name] | dict[str, Json] | None = None
 
 
-class RegisterRequest(_Strict):
-    """POST /api/v1/nodes/register. Every field may be missing."""
+class RegisterRequest(Capabilities):
+    """POST /api/v1/nodes/register. Every field may be missing. Callers also send capabilities beside
+    the other fields instead of under `capabilities`: there they are checked the same."""
 
     node_id: NodeId | None = None
     node_name: Text | None = None
@@ -155,12 +170,12 @@ def _listed(value: Json) -> Json:
     return [part for part in split if part != ""]
 
 
-Names = Annotated[list[Text], BeforeValidator(_listed), Field(max_length=64)]
+Names = Annotated[list[Text], Field(max_length=64), BeforeValidator(_listed)]
 STATUSES = ("online", "degraded", "offline", "maintenance", "draining", "any")
 Statuses = Annotated[
     list[Literal["online", "degraded", "offline", "maintenance", "draining", "any"]],
-    BeforeValidator(_listed),
     Field(max_length=8),
+    BeforeValidator(_listed),
 ]
 SORTS = ("latency", "load", "free_vram", "vram", "ram", "node_id")
 
@@ -177,14 +192,14 @@ class NodeFilter(BaseModel):
     region: Names = Field(default_factory=list)
     label: Names = Field(default_factory=list, validation_alias=AliasChoices("label", "labels"))
     capability: Names = Field(default_factory=list, validation_alias=AliasChoices("capability", "capabilities"))
-    limit: int = Field(100, ge=1, le=MAX_LIMIT)
+    limit: Whole = Field(100, ge=1, le=MAX_LIMIT)
 
 
 class ListQuery(NodeFilter):
-    """GET /api/v1/nodes."""
+    """GET /api/v1/nodes. `cursor` is the `next_cursor` of the page before."""
 
-    offset: int = Field(0, ge=0, le=10_000_000)
-    cursor: Annotated[str, Field(max_length=400)] | None = None
+    offset: Whole = Field(0, ge=0, le=10_000_000)
+    cursor: Annotated[str, Field(min_length=1, max_length=255, pattern=NODE_ID_PATTERN)] | None = None
 
 
 class DiscoverQuery(NodeFilter):

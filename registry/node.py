@@ -10,10 +10,11 @@ from typing import Any
 import orjson
 
 from registry.capabilities import nested, normalise
-from registry.model import PatchRequest, RegisterRequest
+from registry.model import Capabilities, PatchRequest, RegisterRequest
 from registry.names import canonical_region, machine_fingerprint, made_node_id
 
 Json = Any
+_NOT_CAPABILITIES = RegisterRequest.model_fields.keys() - Capabilities.model_fields.keys()
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,12 +101,14 @@ def parse_token(token: str | None) -> tuple[int, int, int]:
 
 def fingerprint_of(request: RegisterRequest, observed_ip: str) -> str:
     """What tells the registering machine from others."""
-    return machine_fingerprint(request.machine_id, _hostname(request), request.local_ip or "", observed_ip)
+    return machine_fingerprint(
+        request.machine_id, _said(request, "hostname") or "", _said(request, "local_ip") or "", observed_ip
+    )
 
 
 def candidate_id(request: RegisterRequest, fingerprint: str, attempt: int) -> str:
     """The id to try when the node brings none."""
-    return made_node_id(_hostname(request) or request.node_name or "", fingerprint, attempt)
+    return made_node_id(_said(request, "hostname") or request.node_name or "", fingerprint, attempt)
 
 
 def registered(stored: Record | None, node_id: str, request: RegisterRequest, origin: Origin) -> Record:
@@ -129,9 +132,12 @@ def registered(stored: Record | None, node_id: str, request: RegisterRequest, or
             incarnation=incarnation or now_ms,
             epoch=max(now_ms, epoch + 1),
         )
+    life, incarnation = max((stored.life, stored.incarnation), (life | 1, incarnation))
     return replace(
         stored,
         spec=spec,
+        life=life,
+        incarnation=incarnation,
         fingerprint=fingerprint_of(request, origin.observed_ip),
         observed_ip=origin.observed_ip,
         home_registry=origin.registry_id,
@@ -199,27 +205,32 @@ def iso(at_ms: int) -> str:
     return datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(timespec="milliseconds")[:-6] + "Z"
 
 
-def _hostname(request: RegisterRequest) -> str:
-    if request.hostname:
-        return request.hostname
-    raw = (request.capabilities.model_extra or {}) if request.capabilities else {}
-    name = raw.get("hostname")
-    return name if isinstance(name, str) else ""
+def _said(request: RegisterRequest, name: str) -> str | None:
+    """A fact of the machine (`hostname`, `ip_address`, `local_ip`) from where callers put it: beside
+    the capabilities, among them, or in their `system` block."""
+    capabilities = request.capabilities
+    system = capabilities.system if capabilities else None
+    extras = [part.model_extra or {} for part in (capabilities, system) if part is not None]
+    for value in (getattr(request, name), *(extra.get(name) for extra in extras)):
+        if isinstance(value, str) and 0 < len(value) <= 255 and value.isprintable():
+            return value
+    return None
 
 
 def _spec(request: RegisterRequest, node_id: str, origin: Origin) -> dict[str, Json]:
     raw = request.capabilities.model_dump(exclude_unset=True) if request.capabilities else {}
-    raw.update((key, value) for key, value in (request.model_extra or {}).items() if key not in raw)
-    hostname = _hostname(request) or None
+    beside = request.model_dump(exclude_unset=True, exclude=_NOT_CAPABILITIES)
+    raw.update((key, value) for key, value in beside.items() if key not in raw)
+    hostname = _said(request, "hostname")
     return {
         "node_name": request.node_name or hostname or node_id,
         "role": request.role or "worker",
         "node_type": request.node_type,
         "labels": list(dict.fromkeys(request.labels or [])),
-        "region": canonical_region(request.region, origin.aliases) if request.region else origin.region,
+        "region": canonical_region(request.region or origin.region, origin.aliases),
         "hostname": hostname,
-        "ip_address": request.ip_address or None,
-        "local_ip": request.local_ip or None,
+        "ip_address": _said(request, "ip_address"),
+        "local_ip": _said(request, "local_ip"),
         "endpoints": request.endpoints or {},
         "instance_id": request.instance_id,
         "capabilities": normalise(raw),

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
@@ -35,20 +35,28 @@ def parse(url: str) -> RedisUrl:
             raise ValueError("unix:// needs the socket's path")
         if split.scheme != "unix" and not split.hostname:
             raise ValueError(f"{split.scheme}:// needs a host")
-        _ = split.port  # raises ValueError when it is no port
+        _check_port(split)
         return RedisUrl(url)
     if split.scheme in _SENTINEL:
         return _sentinel(url)
     raise ValueError("must begin with redis://, rediss://, unix:// or redis+sentinel://host:26379,host:26379/master/0")
 
 
+def _check_port(split: SplitResult) -> None:
+    try:
+        _ = split.port
+    except ValueError:  # its text may quote a part of a password that is not percent-encoded
+        raise ValueError("the port is no number; percent-encode / ? # and @ in a password") from None
+
+
 def redacted(url: str) -> str:
     """The URL without its password, for people's eyes."""
-    head, at, tail = url.rpartition("@")
-    if not at:
-        return url
-    scheme, _, _ = head.partition("://")
-    return f"{scheme}://***@{tail}"
+    scheme, _, rest = url.partition("://")
+    place, question, query = rest.partition("?")
+    if "@" in query:  # in a password, but nobody can tell which one's
+        return f"{scheme}://***"
+    hidden = "***@" if "@" in place else ""
+    return f"{scheme}://{hidden}{place.rpartition('@')[2]}{'?***' if question else ''}"
 
 
 def connect(url: str, *, timeout_s: float = TIMEOUT_S) -> Redis:

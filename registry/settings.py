@@ -25,6 +25,8 @@ from registry.keys import is_admin_key
 from registry.lifecycle import Windows
 from registry.redis_url import parse as parse_redis_url
 
+ADMIN_KEY_HASH = "admin_key_hash"  # the store's setting, where the admin key is not given
+
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
@@ -45,9 +47,11 @@ class ConfigurationError(Exception):
 
 
 def _split(value: Any) -> Any:
-    if isinstance(value, str):
-        return tuple(part.strip() for part in value.split(",") if part.strip())
-    return tuple(value) if isinstance(value, list) else value
+    """Names with commas, or a list of such (a flag may be repeated)."""
+    if not isinstance(value, str | list | tuple):
+        return value
+    items = [value] if isinstance(value, str) else value
+    return tuple(part.strip() for item in items for part in str(item).split(",") if part.strip())
 
 
 Listed = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]

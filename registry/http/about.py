@@ -95,7 +95,7 @@ class AboutHandlers:
 
     async def openapi(self, _request: web.Request) -> web.Response:
         """GET /openapi.json."""
-        return answer_json(openapi.document(VERSION))
+        return answer_json(openapi.document(VERSION, not self._registry.auth.open))
 
     async def docs(self, _request: web.Request) -> web.Response:
         """GET /docs: the same, for people; no script, nothing fetched from elsewhere."""

@@ -20,6 +20,7 @@ from registry.names import NODE_ID_PATTERN
 
 Json = dict[str, Any]
 _BODIES: list[type[BaseModel]] = [RegisterRequest, HeartbeatRequest, PatchRequest, DiscoverQuery, CleanupQuery]
+_AT_PATH = "HeartbeatAtPath"  # the body where the path names the node
 _OBJECT: Json = {"type": "object"}
 _NODE_PATH: Json = {
     "name": "node_id",
@@ -28,13 +29,13 @@ _NODE_PATH: Json = {
     "schema": {"type": "string", "pattern": NODE_ID_PATTERN},
 }
 # (method, path, summary, body, query, statuses beside 200)
-_READ, _OWN = (401, 403, 422), (401, 403, 404, 422, 503)
+_READ, _OWN = (400, 401, 403, 422), (400, 401, 403, 404, 422, 503)
 _BASE, _ONE = "/api/v1/nodes", "/api/v1/nodes/{node_id}"
-_BODY = (400, 413, 415)
+_BODY = (413, 415)
 Operation = tuple[str, str, str, type[BaseModel] | None, type[BaseModel] | None, tuple[int, ...]]
 OPERATIONS: tuple[Operation, ...] = (
     ("post", f"{_BASE}/register", "Register a node, or register it again", RegisterRequest, None,
-     (401, 403, 409, 422, 503, *_BODY)),
+     (400, 401, 403, 409, 422, 503, *_BODY)),
     ("post", f"{_BASE}/heartbeat", "Keep a node alive, with its metrics", HeartbeatRequest, None, (*_OWN, *_BODY)),
     ("get", _BASE, "List nodes", None, ListQuery, _READ),
     ("get", f"{_BASE}/discover", "Find and rank nodes", None, DiscoverQuery, _READ),
@@ -46,7 +47,7 @@ OPERATIONS: tuple[Operation, ...] = (
     ("get", f"{_ONE}/profile", "What a node is", None, None, (*_READ, 404)),
     ("get", f"{_ONE}/dashboard", "What a node's page shows", None, None, (*_READ, 404)),
     ("post", "/api/v1/maintenance/cleanup", "Remove nodes that are long offline", CleanupQuery, None,
-     (401, 403, 422, 503, *_BODY)),
+     (400, 401, 403, 422, 503, *_BODY)),
     ("get", "/", "What this service is", None, None, ()),
     ("get", "/health", "The process answers", None, None, ()),
     ("get", "/healthz", "The process answers", None, None, ()),
@@ -55,25 +56,57 @@ OPERATIONS: tuple[Operation, ...] = (
 )  # fmt: skip
 
 
-@lru_cache(maxsize=1)
-def document(version: str) -> Json:
-    """The whole document."""
+@lru_cache(maxsize=2)
+def document(version: str, keys_needed: bool) -> Json:
+    """The whole document; `keys_needed` is mode `key`."""
     _, definitions = models_json_schema(
         [(model, "validation") for model in _BODIES], ref_template="#/components/schemas/{model}"
     )
     paths: dict[str, Json] = {}
     for operation in OPERATIONS:
-        paths.setdefault(operation[1], {})[operation[0]] = _operation(operation)
+        paths.setdefault(operation[1], {})[operation[0]] = _operation(operation, keys_needed)
     return {
         "openapi": "3.1.0",
         "info": {"title": "Federated node registry", "version": version},
         "paths": paths,
         "components": {
-            "schemas": {**definitions["$defs"], "Node": _node(), "Problem": _problem()},
+            "schemas": _schemas(definitions["$defs"]),
             "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
         },
-        "security": [{"key": []}, {}],
     }
+
+
+def _schemas(models: Json) -> Json:
+    beat = dict(models[HeartbeatRequest.__name__])
+    properties = {name: value for name, value in beat["properties"].items() if name != "node_id"}
+    question = models[DiscoverQuery.__name__]
+    return {
+        **models,
+        _AT_PATH: {key: value for key, value in beat.items() if key != "required"} | {"properties": properties},
+        DiscoverQuery.__name__: _question(question),
+        "Node": _node(),
+        "Problem": _problem(),
+    }
+
+
+def _question(model: Json) -> Json:
+    """In a body a list may be one name or names with commas, and what was left empty is not asked."""
+
+    def lenient(schema: Json) -> Json:
+        forms = [schema, {"enum": ["", None]}]
+        if schema.get("type") == "array":
+            forms.insert(1, {"type": "string", **_comma_separated(schema["items"])})
+        return {"anyOf": forms}
+
+    fields = {name: lenient(schema) for name, schema in model["properties"].items()}
+    return {**model, "properties": fields, "additionalProperties": True}
+
+
+def _comma_separated(item: Json) -> Json:
+    if "enum" not in item:
+        return {key: item[key] for key in ("maxLength", "pattern")}
+    one = f"({'|'.join(item['enum'])})"
+    return {"pattern": f"^{one}(,{one})*$"}
 
 
 def page(version: str) -> str:
@@ -101,12 +134,14 @@ def page(version: str) -> str:
     )
 
 
-def _operation(operation: Operation) -> Json:
+def _operation(operation: Operation, keys_needed: bool) -> Json:
     method, path, summary, body, query, statuses = operation
+    must = (keys_needed and not path.endswith("/register")) or path.endswith("/cleanup")
     made: Json = {
         "summary": summary,
         "operationId": f"{method}_{path.strip('/').replace('/', '_').replace('{', '').replace('}', '') or 'root'}",
         "responses": {"200": _success(path), **{str(status): _failure() for status in statuses}},
+        "security": ([{"key": []}] if must else [{}, {"key": []}]) if 401 in statuses else [],
     }
     parameters = [_NODE_PATH] if "{node_id}" in path else []
     parameters += _query_parameters(query) if query else []
@@ -115,7 +150,8 @@ def _operation(operation: Operation) -> Json:
     if path == "/readyz":
         made["responses"]["503"] = _success(path)
     if body is not None:
-        reference = {"$ref": f"#/components/schemas/{body.__name__}"}
+        name = _AT_PATH if body is HeartbeatRequest and path != f"{_BASE}/heartbeat" else body.__name__
+        reference = {"$ref": f"#/components/schemas/{name}"}
         made["requestBody"] = {
             "required": body is not CleanupQuery,
             "content": {"application/json": {"schema": reference}},

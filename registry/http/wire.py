@@ -163,5 +163,6 @@ def _plain(annotation: Any) -> type:
     if origin is list:
         return list
     if origin is UnionType or str(origin) == "typing.Union":
-        return _plain(next(arg for arg in get_args(annotation) if arg is not type(None)))
+        kinds = [_plain(arg) for arg in get_args(annotation) if arg is not type(None)]
+        return float if float in kinds else kinds[0]
     return annotation if annotation in (int, float, bool) else str

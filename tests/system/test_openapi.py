@@ -1,0 +1,54 @@
+"""The OpenAPI document of a live registry, held against that registry by schemathesis."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.live import ADMIN_KEY, Process, running, session
+
+SCHEMATHESIS = Path(sys.executable).with_name("schemathesis")
+
+
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
+    with running(tmp_path_factory.mktemp("openapi") / "data") as process:
+        yield process
+
+
+def test_the_registry_does_what_its_document_says(registry: Process, tmp_path: Path) -> None:
+    """Valid requests are taken, invalid ones refused, every answer is as documented, keys are
+    needed where it says so. Deterministic: the same requests every time."""
+    run = subprocess.run(
+        [
+            SCHEMATHESIS, "run", f"{registry.url}/openapi.json", "--checks", "all", "--mode", "all",
+            "--phases", "coverage,fuzzing,stateful", "--header", f"Authorization: Bearer {ADMIN_KEY}",
+            "--generation-deterministic", "--max-examples", "5", "--no-shrink", "--no-color",
+        ],
+        cwd=tmp_path,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=80,
+        check=False,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stdout
+    assert "Tested: 17" in run.stdout  # every operation was reached
+
+
+async def test_the_document_says_where_a_key_is_needed(registry: Process) -> None:
+    async with session(registry.url, None) as anyone, anyone.get("/openapi.json") as answer:
+        document = await answer.json()
+        assert document["openapi"] == "3.1.0"
+        for path, operations in document["paths"].items():
+            for method, operation in operations.items():
+                url = path.replace("{node_id}", "nobody")
+                body = {"node_id": "nobody"} if "requestBody" in operation else None
+                if path.endswith("/cleanup"):
+                    body = {}
+                async with anyone.request(method, url, json=body) as refused:
+                    needed = operation["security"] == [{"key": []}]
+                    assert (refused.status == 401) == needed, (method, path, refused.status)
