@@ -31,8 +31,10 @@ def normalise(raw: Mapping[str, Json]) -> dict[str, Json]:
             name = _SYSTEM_ALIASES.get(str(key), str(key))
             if flat.get(name) is None:  # null says nothing, so it hides nothing
                 flat[name] = value
-    elif system is not None:
+    else:
         flat["system"] = system
+    if flat.get("system") is None:
+        flat.pop("system", None)
     for field in ("cpu_cores", "ram_gb", "disk_gb", "os"):
         flat.setdefault(field, None)
     gpus, present = _gpus(raw)

@@ -1,6 +1,7 @@
 """The contract in types: what callers send, strictly checked. Strings are not numbers here."""
 
 from collections.abc import Mapping, Sequence
+from itertools import accumulate, islice
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -94,12 +95,18 @@ class Engine(_Strict):
 
 
 class System(_Strict):
-    """The nested shape's machine facts."""
+    """The nested shape's machine facts, in the spellings of all callers."""
 
     cpu_cores: Amount | None = None
+    cpu_count: Amount | None = None
     ram_gb: Amount | None = None
+    ram_total_gb: Amount | None = None
+    memory_gb: Amount | None = None
+    memory_total_gb: Amount | None = None
     disk_gb: Amount | None = None
+    disk_total_gb: Amount | None = None
     os: Text | None = None
+    platform: Text | None = None
 
 
 class Capabilities(_Strict):
@@ -243,18 +250,20 @@ def invalid_fields(error: ValidationError, data: Json, where: str = "") -> ApiEr
     """The 422 for pydantic's errors; nothing of the input is echoed but its field names."""
     found: dict[str, FieldError] = {}
     for item in error.errors(include_url=False, include_context=False, include_input=False):
-        path = _path(item["loc"], data, where)
+        path = _path(item["loc"], data, where, missing=item["type"] == "missing") or "body"
         message = item["msg"].removeprefix("Value error, ")
         found.setdefault(path, FieldError(path, message[:200]))
-        if len(found) == 20:  # enough to act on; a body of 10,000 wrong labels needs no more
-            break
-    errors = list(found.values())
+    # A union reports each member: the one that got furthest is what the caller meant.
+    inner = {path.rpartition(".")[0] for path in found}
+    inner |= {part for path in inner for part in accumulate(path.split("."), "{}.{}".format)}
+    # Twenty are enough to act on; a body of 10,000 wrong labels needs no more.
+    errors = list(islice((e for path, e in found.items() if path not in inner), 20))
     first = errors[0]
     more = f" ({len(errors) - 1} more)" if len(errors) > 1 else ""
-    return ApiError("invalid", f"{first.path or 'body'}: {first.message}{more}.", errors=errors)
+    return ApiError("invalid", f"{first.path}: {first.message}{more}.", errors=errors)
 
 
-def _path(loc: Sequence[int | str], data: Json, where: str) -> str:
+def _path(loc: Sequence[int | str], data: Json, where: str, *, missing: bool) -> str:
     """The input's own path: pydantic adds the names of union members, which callers never wrote."""
     parts: list[str] = [where] if where else []
     here = data
@@ -263,7 +272,7 @@ def _path(loc: Sequence[int | str], data: Json, where: str) -> str:
         in_list = isinstance(here, list) and isinstance(part, int) and part < len(here)
         if in_list or (isinstance(here, Mapping) and part in here):
             here = here[part]
-        elif not (last and isinstance(here, Mapping) and str(part).isidentifier()):
+        elif not (last and missing):
             continue
         parts.append(str(part)[:64])
     return ".".join(parts)
