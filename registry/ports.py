@@ -99,12 +99,17 @@ class Store(Protocol):
         """The change stream's end now: take it before `load`, then tail from it."""
 
     def tail(self, position: str) -> AsyncIterator[list[Change]]:
-        """Changes committed by other workers after `position`, for ever. Raises StoreUnavailable
+        """Changes committed after `position`, for ever; of this worker's own heartbeats it may leave
+        any out, as the worker knows them. Raises StoreUnavailable
         when the connection breaks, and LookupError when the stream no longer reaches back to
         where the reader was: load again."""
 
     async def ping(self) -> None:
-        """Raises StoreUnavailable unless the store answers and would accept a write."""
+        """Note that a worker is alive. Raises StoreUnavailable unless the store answers and accepts
+        the write."""
+
+    async def last_alive_ms(self) -> int | None:
+        """The wall clock, in milliseconds, at the newest ping of any worker."""
 
     async def aclose(self) -> None:
         """Finish what is queued, then disconnect."""

@@ -18,7 +18,7 @@ from registry.lifecycle import Transition
 from registry.metrics import Metrics
 from registry.ports import Store
 from registry.service import Place, SystemClock
-from registry.settings import Assignment, ConfigurationError, Settings
+from registry.settings import ADMIN_KEY_HASH, Assignment, ConfigurationError, Settings
 from registry.store import RedisStore
 
 DRAIN_S = 3.0  # of the 5 s that a stop may take
@@ -50,7 +50,8 @@ async def _serve(
 ) -> None:
     clock, feed = SystemClock(), Feed()
     directory = Directory(settings.windows, clock.monotonic())
-    follower = Follower(store, directory, settings.windows, clock, feed)
+    kept = {} if settings.admin_key is not None else {ADMIN_KEY_HASH: job.admin_hash}
+    follower = Follower(store, directory, settings.windows, clock, feed, kept)
     feed.subscribe(lambda transition: _note(transition, metrics))
     port: int = job.listener.getsockname()[1]
     app, gate = make_app(

@@ -9,6 +9,7 @@ import orjson
 
 from registry.auth import Allowlist, Authenticator
 from registry.directory import Directory, Entry
+from registry.doubts import Doubts
 from registry.errors import ApiError, no_such_node
 from registry.feed import Feed
 from registry.keys import Principal
@@ -22,7 +23,7 @@ from registry.node import (
     patched,
     registered,
 )
-from registry.ports import Store, StoreUnavailable, VersionConflict
+from registry.ports import Store, Stored, StoreUnavailable, VersionConflict
 
 MAX_TRIES = 16  # concurrent writers of one node; each round one of them wins
 _NOTABLE = frozenset({"leaving", "draining", "maintenance", "degraded"})
@@ -82,6 +83,7 @@ class Registry:
         self._clock = clock
         self._config = orjson.dumps(dict(place.config))
         self._told: set[str] = set()
+        self._doubts = Doubts(store, clock.wall_ms)
 
     # reads
 
@@ -102,7 +104,7 @@ class Registry:
         for _ in range(MAX_TRIES):
             node_id = asked or candidate_id(request, fingerprint, attempt)
             found = await self._store.get(node_id)
-            stored = Record.decode(found.data) if found else None
+            stored = self._standing(node_id, found)
             if asked is None and stored is not None and stored.fingerprint != fingerprint:
                 attempt += 1  # another machine of that name has these eight digits
                 continue
@@ -115,6 +117,11 @@ class Registry:
                 await self._commit(record, found.version if found else 0, beat)
             except VersionConflict:
                 continue
+            except StoreUnavailable:
+                if key is not None:
+                    self._doubts.note(node_id, record.encode())
+                raise
+            self._doubts.forget(node_id)
             self._told.add(node_id)
             return self._registration_answer(record, key[0] if key else None)
         raise StoreUnavailable("slow", f"{node_id} is being written by too many at once")
@@ -150,9 +157,7 @@ class Registry:
         """Remove a node; its key stays good for registering it again."""
         self.auth.require(who, "own", node_id)
         for _ in range(MAX_TRIES):
-            found = await self._store.get(node_id)
-            if found is None:
-                raise no_such_node(node_id)
+            found = await self._found(node_id)
             try:
                 version = await self._store.delete(node_id, expected=found.version, at_ms=self._clock.wall_ms())
             except VersionConflict:
@@ -195,11 +200,15 @@ class Registry:
         key = self.auth.mint(node_id)
         return (key, self.auth.hash_of(key).hex()), None
 
+    def _standing(self, node_id: str, found: Stored | None) -> Record | None:
+        """The record that the caller has to reckon with; none where its registration had failed."""
+        if found is None or self._doubts.holds(node_id, found.data):
+            return None
+        return Record.decode(found.data)
+
     async def _change(self, node_id: str, change: Any, beat: bytes | None) -> None:
         for _ in range(MAX_TRIES):
-            found = await self._store.get(node_id)
-            if found is None:
-                raise no_such_node(node_id)
+            found = await self._found(node_id)
             try:
                 await self._commit(change(Record.decode(found.data)), found.version, beat)
             except VersionConflict:
@@ -218,11 +227,19 @@ class Registry:
         if beat is not None:
             self._feed.publish(self.directory.beat(record.node_id, beat, at_ms, now))
 
-    async def _fetch(self, node_id: str) -> Entry:
-        """A node that another worker registered a moment ago, before the news reached this one."""
+    async def _found(self, node_id: str) -> Stored:
+        """The stored record, or a 404; the directory then forgets the node as the store did."""
+        known = self.directory.get(node_id)
         found = await self._store.get(node_id)
         if found is None:
+            if known is not None:
+                self.directory.delete(node_id, known.version)
             raise no_such_node(node_id)
+        return found
+
+    async def _fetch(self, node_id: str) -> Entry:
+        """A node that another worker registered a moment ago, before the news reached this one."""
+        found = await self._found(node_id)
         self.directory.put(Record.decode(found.data), found.version, self._clock.monotonic())
         return self.require(node_id)
 

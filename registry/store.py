@@ -5,6 +5,7 @@ pipeline; each caller is answered after its own write is in Redis.
 """
 
 import asyncio
+import contextlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from registry.redis_url import connect
 MAX_WAITING = 20_000  # about two seconds of work; more would only time out later
 MAX_BEATS = 512  # a script call: Lua's unpack takes 8,000 values at most
 BATCH_TIMEOUT_S = 1.5
+HANG_UP_S = 0.2
 TAIL_COUNT = 256
 _BLOCK_MS = 1_000
 _MIN_VERSION = (6, 2)
@@ -160,7 +162,12 @@ class RedisStore:
 
     async def ping(self) -> None:
         """See ports.Store."""
-        await self._submit(None, ["SET", self._key("probe"), self._worker, "PX", 10_000])
+        await self._submit(None, ["SET", self._key("alive"), time.time_ns() // 1_000_000])
+
+    async def last_alive_ms(self) -> int | None:
+        """See ports.Store."""
+        found = await self._submit(None, ["GET", self._key("alive")])
+        return int(found) if found is not None else None
 
     async def aclose(self) -> None:
         """See ports.Store."""
@@ -197,25 +204,33 @@ class RedisStore:
                 async with asyncio.timeout(BATCH_TIMEOUT_S):
                     await self._execute(commands, beats)
             except BaseException as error:
-                # The connection may hold half an answer: never use it again.
-                await self._redis.connection_pool.disconnect()
-                _fail([*commands, *beats], _unavailable(error))
+                unavailable = _unavailable(error)
+                _fail([*commands, *beats], unavailable)
+                if unavailable.reason == "slow":
+                    self._fail_waiting(unavailable)
+                await self._hang_up()
                 if not isinstance(error, Exception):
                     raise
             if self._on_commit is not None:
                 self._on_commit(len(commands) + len(beats), time.perf_counter() - started)
+
+    def _fail_waiting(self, error: StoreUnavailable) -> None:
+        """Who came while a batch ran into its time-out has waited long enough."""
+        _fail([*self._commands, *self._beats], error)
+        self._commands, self._beats = [], []
+
+    async def _hang_up(self) -> None:
+        """The connection may hold half an answer: never use it again. Closing it politely would wait
+        for a frozen server to take what is left to send."""
+        with contextlib.suppress(redis_errors.RedisError, OSError, TimeoutError):
+            async with asyncio.timeout(HANG_UP_S):
+                await self._redis.connection_pool.disconnect()
 
     async def _execute(self, commands: list[_Command], beats: list[_Beat]) -> None:
         groups = list(_chunks(beats, MAX_BEATS))
         calls = [self._call(c.script, c.arguments) for c in commands]
         calls += [self._call(lua.BEATS, self._beat_arguments(group)) for group in groups]
         answers = await self._pipeline(calls)
-        missing = [i for i, answer in enumerate(answers) if isinstance(answer, redis_errors.NoScriptError)]
-        if missing:  # the server was restarted or flushed: nothing of these was run
-            for script in _SHA:
-                await self._redis.script_load(script)
-            for i, answer in zip(missing, await self._pipeline([calls[i] for i in missing]), strict=True):
-                answers[i] = answer
         for command, answer in zip(commands, answers, strict=False):
             _settle(command.done, answer)
         for group, answer in zip(groups, answers[len(commands) :], strict=True):
@@ -224,10 +239,22 @@ class RedisStore:
                 _settle(beat.done, answer if isinstance(answer, Exception) else index not in lacking)
 
     async def _pipeline(self, calls: list[list[Any]]) -> list[Any]:
+        """Every call's answer, or its error."""
+        answers = await self._once(calls)
+        missing = [i for i, answer in enumerate(answers) if isinstance(answer, redis_errors.NoScriptError)]
+        if missing:  # the server was restarted or flushed: nothing of these was run
+            for script in _SHA:
+                await self._redis.script_load(script)
+            for i, answer in zip(missing, await self._once([calls[i] for i in missing]), strict=True):
+                answers[i] = answer
+        return answers
+
+    async def _once(self, calls: list[list[Any]]) -> list[Any]:
         pipe = self._redis.pipeline(transaction=False)
         for call in calls:
             pipe.execute_command(*call)
-        return await pipe.execute(raise_on_error=False)
+        answers: list[Any] = await pipe.execute(raise_on_error=False)
+        return answers
 
     def _call(self, script: str | None, arguments: list[Any]) -> list[Any]:
         if script is None:
@@ -359,12 +386,13 @@ def _chunks(items: Sequence[Any], size: int) -> list[Sequence[Any]]:
 
 
 def _changes(fields: Any, own_worker: str) -> list[Change]:
-    """The changes of one stream entry; none for our own."""
+    """The changes of one stream entry, but for our own heartbeats. Our own records and deletions may
+    be ones that the store took after we had given up on it."""
     pairs = list(fields.items())
-    if pairs[0][1].decode() == own_worker:
-        return []
     kind, value = pairs[1]
     if kind == b"h":
+        if pairs[0][1].decode() == own_worker:
+            return []
         found = []
         for node_id, beat in pairs[2:]:
             _, at_ms, payload = _split_value(beat)

@@ -31,13 +31,15 @@ end
 return missing
 """
 
+# Never under the clock, in milliseconds: a store that lost its newest commits (a failover, an old
+# backup, FLUSHALL) must not hand out their versions a second time.
 _NEXT_VERSION = """
 local current = redis.call('HGET', KEYS[1], ARGV[1])
 local held = current and string.sub(current, 1, 16) or '0000000000000000'
 if held ~= ARGV[2] then return 0 end
-if redis.call('EXISTS', KEYS[5]) == 0 then redis.call('SET', KEYS[5], ARGV[3]) end
-local version = redis.call('INCR', KEYS[5])
+local version = math.max(tonumber(redis.call('GET', KEYS[5]) or 0) + 1, tonumber(ARGV[3]))
 local stamp = string.format('%016d', version)
+redis.call('SET', KEYS[5], stamp)
 """
 
 # ARGV: id, expected version, at_ms, worker, data, beat key, beat value or '', window_ms

@@ -21,7 +21,7 @@ from registry.embedded import DataDirLocked, EmbeddedValkey
 from registry.keys import key_hash, mint_admin_key
 from registry.ports import StoreUnavailable
 from registry.redis_url import redacted
-from registry.settings import Assignment, ConfigurationError, Settings
+from registry.settings import ADMIN_KEY_HASH, Assignment, ConfigurationError, Settings
 from registry.store import RedisStore
 
 STOP_S = 4.5
@@ -170,7 +170,7 @@ async def _admin_hash(settings: Settings, url: str) -> bytes:
     try:
         key = mint_admin_key(secrets.token_bytes(32))
         mine = key_hash(key)
-        kept = await store.setting("admin_key_hash", mine)
+        kept = await store.setting(ADMIN_KEY_HASH, mine)
     finally:
         await store.aclose()
     if kept == mine:

@@ -22,18 +22,20 @@ DEADLINE_S = 20.0
 class Process:
     """`dagi-registry serve` as operators start it."""
 
-    def __init__(self, data_dir: Path, *flags: str, port: int = 0, env: dict[str, str] | None = None) -> None:
+    def __init__(self, data_dir: Path, *flags: str, port: int = 0, env: dict[str, str | None] | None = None) -> None:
+        """`env` is added to a clean environment with an admin key; None takes a variable out."""
         command = [sys.executable, "-m", "registry", "serve", "--port", str(port), "--data-dir", str(data_dir), *flags]
         # A module run from another folder: the installed distribution, and nobody's .env.
         self._log = data_dir.parent / f"{data_dir.name}.log"
         data_dir.parent.mkdir(parents=True, exist_ok=True)
         self._out = self._log.open("ab")
+        wanted: dict[str, str | None] = {**clean_environment(), "REGISTRY_ADMIN_KEY": ADMIN_KEY, **(env or {})}
         self.popen = subprocess.Popen(
             command,
             stdout=self._out,
             stderr=subprocess.STDOUT,
             cwd=data_dir.parent,
-            env={**clean_environment(), "REGISTRY_ADMIN_KEY": ADMIN_KEY, **(env or {})},
+            env={name: value for name, value in wanted.items() if value is not None},
         )
         self.url = ""
 
