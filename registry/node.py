@@ -149,19 +149,20 @@ def registered(stored: Record | None, node_id: str, request: RegisterRequest, or
 
 
 def patched(stored: Record, patch: PatchRequest, now_ms: int) -> Record:
-    """The record after an operator's PATCH."""
+    """The record after an operator's PATCH; the same PATCH again changes nothing more."""
     intent = stored.intent
     status = intent.status
     if patch.status is not None:
         status = None if patch.status == "online" else patch.status
-    add = [label for label in intent.labels_add if label not in patch.labels_remove]
+    removed = [label for label in patch.labels_remove if label not in patch.labels_add]
+    add = [label for label in intent.labels_add if label not in removed]
     remove = [label for label in intent.labels_remove if label not in patch.labels_add]
     return replace(
         stored,
         intent=Intent(
             status,
             tuple(dict.fromkeys([*add, *patch.labels_add])),
-            tuple(dict.fromkeys([*remove, *(x for x in patch.labels_remove if x not in patch.labels_add)])),
+            tuple(dict.fromkeys([*remove, *removed])),
         ),
         reported=None if patch.status == "online" and stored.reported == "draining" else stored.reported,
         updated_at_ms=now_ms,
