@@ -68,7 +68,7 @@ def make_app(parts: Parts) -> tuple[web.Application, Gate]:
             web.get(one, nodes.get),
             web.delete(one, nodes.delete),
             web.patch(one, nodes.patch),
-            web.post(f"{one}/heartbeat", nodes.heartbeat),
+            web.post(f"{one}/heartbeat", nodes.heartbeat_of),
             web.get(f"{one}/profile", existing.profile),
             web.get(f"{one}/dashboard", existing.dashboard),
             web.post("/api/v1/maintenance/cleanup", existing.clean_up),
@@ -82,7 +82,8 @@ def make_app(parts: Parts) -> tuple[web.Application, Gate]:
             web.get("/bootstrap/node_bootstrap.py", _bootstrap_script),
         ]
     )
-    return app, Gate(app, parts.metrics, parts.cors_origins)
+    hot = {f"{base}/heartbeat": nodes.heartbeat}
+    return app, Gate(app, parts.metrics, parts.cors_origins, hot)
 
 
 def _only(*methods: str) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:

@@ -5,7 +5,7 @@ Entries with equal labels, capabilities or models share one set.
 """
 
 from bisect import bisect_left, bisect_right, insort
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,10 +65,11 @@ class Entry:
         self.reported, self.intent = intern(record.reported), intern(record.intent.status)
         self.take_metrics(self.metrics)
 
-    def take_metrics(self, metrics: bytes) -> None:
-        """Fill in what a heartbeat says: JSON of an object, already checked."""
+    def take_metrics(self, metrics: bytes, decoded: Mapping[str, Json] | None = None) -> None:
+        """Fill in what a heartbeat says: JSON of an object, already checked. Who has it decoded may
+        give that too."""
         self.metrics = metrics
-        values = orjson.loads(metrics)
+        values = orjson.loads(metrics) if decoded is None else decoded
         cpu, gpu = number(values.get("cpu_percent")), number(values.get("gpu_percent"))
         known = [value for value in (cpu, gpu) if value is not None]
         self.load = max(known) / 100 if known else None
@@ -206,14 +207,17 @@ class Directory:
         self.revision += 1
         return True
 
-    def beat(self, node_id: str, metrics: bytes | None, at_ms: int, now: float) -> Transition | None:
-        """Apply a heartbeat; the transition if it brought the node back."""
+    def beat(
+        self, node_id: str, metrics: bytes | None, at_ms: int, now: float, decoded: Mapping[str, Json] | None = None
+    ) -> Transition | None:
+        """Apply a heartbeat; the transition if it brought the node back. `decoded` is as in
+        Entry.take_metrics."""
         entry = self._nodes.get(node_id)
         if entry is None or (entry.beat_at_ms is not None and at_ms < entry.beat_at_ms):
             return None
         before = entry.liveness
         if metrics is not None:
-            entry.take_metrics(metrics)
+            entry.take_metrics(metrics, decoded)
         if before == "online":
             entry.heard(at_ms, now)
             return None

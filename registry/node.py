@@ -5,6 +5,7 @@ import binascii
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 
 import orjson
@@ -203,7 +204,13 @@ def shown(record: Record) -> dict[str, Json]:
 
 def iso(at_ms: int) -> str:
     """ISO 8601 in UTC with milliseconds and `Z`."""
-    return datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(timespec="milliseconds")[:-6] + "Z"
+    seconds, milliseconds = divmod(at_ms, 1000)
+    return f"{_iso_second(seconds)}.{milliseconds:03d}Z"
+
+
+@lru_cache(maxsize=512)  # most times shown are of the last minutes
+def _iso_second(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat()[:19]
 
 
 def _said(request: RegisterRequest, name: str) -> str | None:

@@ -131,7 +131,7 @@ class Registry:
         node_id = beat.node_id
         self.auth.require(who, "own", node_id)
         entry = self.directory.get(node_id) or await self._fetch(node_id)
-        metrics = self._beat_metrics(entry, beat)
+        metrics, decoded = self._beat_metrics(entry, beat)
         if self._changes_report(entry.reported, beat.status):
             await self._report(node_id, beat.status, metrics)
         else:
@@ -139,7 +139,7 @@ class Registry:
             if not await self._store.beat(node_id, metrics, at_ms):
                 self.directory.delete(node_id, entry.version)
                 raise no_such_node(node_id)
-            self._feed.publish(self.directory.beat(node_id, metrics, at_ms, self._clock.monotonic()))
+            self._feed.publish(self.directory.beat(node_id, metrics, at_ms, self._clock.monotonic(), decoded))
         return self._beat_answer(entry)
 
     async def patch(self, who: Principal, node_id: str, patch: PatchRequest) -> bytes:
@@ -248,15 +248,16 @@ class Registry:
         return entry.metrics if entry is not None else b"{}"
 
     @staticmethod
-    def _beat_metrics(entry: Entry, beat: HeartbeatRequest) -> bytes:
+    def _beat_metrics(entry: Entry, beat: HeartbeatRequest) -> tuple[bytes, dict[str, Any] | None]:
+        """What to keep of a heartbeat, encoded and decoded; what is kept already when it says nothing."""
         extra = beat.model_extra
         if beat.metrics is None and not extra:
-            return entry.metrics
+            return entry.metrics, None
         values = {**extra, **(beat.metrics or {})} if extra else beat.metrics
         encoded = orjson.dumps(values)
         if encoded.count(b"{") + encoded.count(b"[") > 16:  # cannot be too deep with fewer
             check_shape(values)
-        return bytes(memoryview(encoded))
+        return bytes(memoryview(encoded)), values
 
     @staticmethod
     def _changes_report(known: str | None, reported: str | None) -> bool:

@@ -7,7 +7,7 @@ pipeline; each caller is answered after its own write is in Redis.
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import sha1
 from typing import Any, cast
@@ -23,6 +23,10 @@ MAX_WAITING = 20_000  # about two seconds of work; more would only time out late
 MAX_BEATS = 512  # a script call: Lua's unpack takes 8,000 values at most
 BATCH_TIMEOUT_S = 1.5
 HANG_UP_S = 0.2
+# Under load, at most a batch every two milliseconds, and a look at the stream every ten: a round trip
+# costs as much as several heartbeats, whatever it carries. A lone caller never waits.
+GATHER_S = 0.002
+TAIL_PAUSE_S = 0.01
 TAIL_COUNT = 256
 _BLOCK_MS = 1_000
 _MIN_VERSION = (6, 2)
@@ -66,6 +70,8 @@ class RedisStore:
         self._beats: list[_Beat] = []
         self._commands: list[_Command] = []
         self._flusher: asyncio.Task[None] | None = None
+        self._batch_began_s = 0.0
+        self._batch_shared = False
 
     async def start(self) -> None:
         """Check that the server is one we can use, and give it the scripts."""
@@ -159,6 +165,7 @@ class RedisStore:
             changes = [change for _, fields in entries for change in _changes(fields, self._worker)]
             if changes:
                 yield changes
+            await asyncio.sleep(TAIL_PAUSE_S)
 
     async def ping(self) -> None:
         """See ports.Store."""
@@ -197,9 +204,11 @@ class RedisStore:
         """Send batches, one at a time, until nothing waits. Runs as a task of its own: a caller that
         is cancelled leaves its batch, and everybody else's answers, alone."""
         while self._beats or self._commands:
+            await self._gather()
             beats, self._beats = self._beats, []
             commands, self._commands = self._commands, []
-            started = time.perf_counter()
+            started = self._batch_began_s = time.perf_counter()
+            self._batch_shared = len(beats) + len(commands) > 1
             try:
                 async with asyncio.timeout(BATCH_TIMEOUT_S):
                     await self._execute(commands, beats)
@@ -225,6 +234,12 @@ class RedisStore:
         with contextlib.suppress(redis_errors.RedisError, OSError, TimeoutError):
             async with asyncio.timeout(HANG_UP_S):
                 await self._redis.connection_pool.disconnect()
+
+    async def _gather(self) -> None:
+        """While batches are shared, let a few more callers join before the next one."""
+        left_s = self._batch_began_s + GATHER_S - time.perf_counter()
+        if self._batch_shared and left_s > 0:
+            await asyncio.sleep(left_s)
 
     async def _execute(self, commands: list[_Command], beats: list[_Beat]) -> None:
         groups = list(_chunks(beats, MAX_BEATS))
@@ -262,11 +277,10 @@ class RedisStore:
         return ["EVALSHA", _SHA[script], len(self._keys), *self._keys, *arguments]
 
     def _beat_arguments(self, group: Sequence[_Beat]) -> list[Any]:
-        arguments: list[Any] = [self._beat_key(""), self._window_ms, self._worker, len(group)]
-        arguments += [beat.node_id for beat in group]
-        arguments += [beat.at_ms for beat in group]
-        arguments += [self._value(beat.at_ms, beat.payload) for beat in group]
-        return arguments
+        lines = [
+            b"%b %d %d\n%b" % (beat.node_id.encode(), beat.at_ms, len(beat.payload), beat.payload) for beat in group
+        ]
+        return [self._beat_key(""), self._window_ms, self._worker, b"".join(lines)]
 
     # parts
 
@@ -385,19 +399,23 @@ def _chunks(items: Sequence[Any], size: int) -> list[Sequence[Any]]:
     return [items[i : i + size] for i in range(0, len(items), size)]
 
 
+def _beats(batch: bytes) -> Iterator[Change]:
+    """The heartbeats of one batch, as _beat_arguments wrote them."""
+    at = 0
+    while at < len(batch):
+        start = batch.index(b"\n", at) + 1
+        node_id, at_ms, size = batch[at:start].split()
+        at = start + int(size)
+        yield Change("beat", node_id.decode(), 0, batch[start:at], int(at_ms))
+
+
 def _changes(fields: Any, own_worker: str) -> list[Change]:
     """The changes of one stream entry, but for our own heartbeats. Our own records and deletions may
     be ones that the store took after we had given up on it."""
     pairs = list(fields.items())
     kind, value = pairs[1]
     if kind == b"h":
-        if pairs[0][1].decode() == own_worker:
-            return []
-        found = []
-        for node_id, beat in pairs[2:]:
-            _, at_ms, payload = _split_value(beat)
-            found.append(Change("beat", node_id[1:].decode(), 0, payload, at_ms))
-        return found
+        return [] if pairs[0][1].decode() == own_worker else list(_beats(value))
     rest = dict(pairs[2:])
     version, at_ms = int(rest[b"v"]), int(rest[b"t"])
     if kind == b"x":

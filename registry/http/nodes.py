@@ -43,13 +43,18 @@ class NodeHandlers:
         return answer(await self._registry.register(who, body, self._callers.address(request)))
 
     async def heartbeat(self, request: web.Request) -> web.Response:
-        """POST /heartbeat and POST /{node_id}/heartbeat."""
+        """POST /heartbeat."""
         who = self._callers.identify(request)
-        if request.query_string:
-            no_query(request)
+        no_query(request)
+        return answer(await self._registry.heartbeat(who, parse(HeartbeatRequest, await read_json(request))))
+
+    async def heartbeat_of(self, request: web.Request) -> web.Response:
+        """POST /{node_id}/heartbeat."""
+        who = self._callers.identify(request)
+        no_query(request)
         data = await read_json(request)
-        path_id = request.match_info.get("node_id")
-        if path_id is not None and data.setdefault("node_id", path_id) != path_id:
+        path_id = request.match_info["node_id"]
+        if data.setdefault("node_id", path_id) != path_id:
             raise invalid("node_id", "differs from the one in the path")
         return answer(await self._registry.heartbeat(who, parse(HeartbeatRequest, data)))
 

@@ -2,12 +2,16 @@
 
 import json
 from collections.abc import Mapping
+from email.utils import formatdate
 from functools import lru_cache
+from time import time
 from types import UnionType
 from typing import Any, TypeVar, get_args, get_origin
 
 import orjson
-from aiohttp import web
+from aiohttp import HttpVersion11, web
+from aiohttp.abc import AbstractStreamWriter
+from aiohttp.http import SERVER_SOFTWARE
 from aiohttp.web_exceptions import HTTPRequestEntityTooLarge
 from multidict import MultiMapping
 from pydantic import AliasChoices, BaseModel
@@ -22,9 +26,44 @@ M = TypeVar("M", bound=BaseModel)
 _JSON = {"Content-Type": "application/json"}
 
 
+class Answer(web.Response):
+    """An answer whose bytes are all known: its head and body are written as one piece, past the
+    layers that aiohttp has for streams, compression and cookies (a tenth of a heartbeat's cost)."""
+
+    _whole: bytes | None = None
+
+    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
+        """Lay out the answer; aiohttp does it for what is rare."""
+        body = self.body
+        rare = request.method == "HEAD" or request.version != HttpVersion11 or self.prepared
+        if rare or self.compression or self._cookies or not isinstance(body, bytes):
+            return await super().prepare(request)
+        self._payload_writer = request.writer
+        self._keep_alive = request.keep_alive and self._keep_alive is not False
+        fields = "".join([f"{name}: {value}\r\n" for name, value in self.headers.items()])
+        if not self._keep_alive:
+            fields += "Connection: close\r\n"
+        common = _common_fields(int(time()))
+        head = f"HTTP/1.1 {self.status} {self.reason}\r\n{fields}Content-Length: {len(body)}\r\n{common}\r\n"
+        self._whole = head.encode("latin-1") + body
+        return self._payload_writer
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        """Send it."""
+        if self._whole is None:
+            await super().write_eof(data)
+        else:
+            await web.StreamResponse.write_eof(self, self._whole)
+
+
+@lru_cache(maxsize=1)
+def _common_fields(at_s: int) -> str:
+    return f"Date: {formatdate(at_s, usegmt=True)}\r\nServer: {SERVER_SOFTWARE}\r\n"
+
+
 def answer(body: bytes, status: int = 200) -> web.Response:
     """A JSON answer of encoded bytes."""
-    return web.Response(body=body, status=status, headers=_JSON)
+    return Answer(body=body, status=status, headers=_JSON)
 
 
 def answer_json(value: Any, status: int = 200) -> web.Response:
