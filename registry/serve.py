@@ -1,10 +1,15 @@
 """Runs one worker: builds every part from the settings, serves until told to stop."""
 
 import asyncio
+<<<<<<<
+=======
 import contextlib
 import gc
+>>>>>>>
 import signal
 import ssl
+from collections.abc import Callable
+from typing import Any
 
 from aiohttp import web
 
@@ -22,11 +27,14 @@ from registry.service import Place, SystemClock
 from registry.settings import ADMIN_KEY_HASH, Assignment, ConfigurationError, Settings
 from registry.store import RedisStore
 
-DRAIN_S = 3.0  # of the 5 s that a stop may take
+DRAIN_S = 2.0  # of the 5 s that a stop may take; a frozen store holds a call for less
+CUT_S = 0.2  # for handlers to see that they are cancelled
+TEND_EVERY_S = 0.25
 
 
-async def run_worker(settings: Settings, job: Assignment, *, announce: bool) -> None:
-    """Serve until SIGTERM or SIGINT; then finish what is in flight."""
+async def run_worker(settings: Settings, job: Assignment, tend: Callable[[], None], *, announce: bool) -> None:
+    """Serve until SIGTERM or SIGINT; then finish what is in flight. `tend` is called now and then,
+    and keeps up what the worker depends on."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -39,11 +47,26 @@ async def run_worker(settings: Settings, job: Assignment, *, announce: bool) -> 
         beat_window_ms=int(settings.offline_after_s * 1000),
         on_commit=metrics.observe_commit,
     )
-    await store.start()
+    tending = asyncio.create_task(_tend(tend), name="tend")
     try:
+        await store.start()
         await _serve(settings, job, store, metrics, stop, announce=announce)
     finally:
+        await _cancelled(tending)
         await store.aclose()
+
+
+async def _tend(tend: Callable[[], None]) -> None:
+    while True:
+        await asyncio.sleep(TEND_EVERY_S)
+        tend()
+
+
+async def _cancelled(task: asyncio.Task[Any]) -> None:
+    """Redis-py swallows a cancellation that arrives while it connects: ask again."""
+    while not task.done():
+        task.cancel()
+        await asyncio.wait({task}, timeout=0.1)
 
 
 async def _serve(
@@ -54,42 +77,65 @@ async def _serve(
     kept = {} if settings.admin_key is not None else {ADMIN_KEY_HASH: job.admin_hash}
     follower = Follower(store, directory, settings.windows, clock, feed, kept)
     feed.subscribe(lambda transition: _note(transition, metrics))
-    port: int = job.listener.getsockname()[1]
-    app, gate = make_app(
-        Parts(
-            place=_place(settings, port),
-            store=store,
-            directory=directory,
-            auth=_authenticator(settings, directory, job.admin_hash),
-            allowlist=Allowlist(settings.allowed_nodes),
-            metrics=metrics,
-            clock=clock,
-            feed=feed,
-            reasons=lambda: follower.reasons,
-            trusted_proxies=settings.trusted_proxies,
-            cors_origins=settings.cors_origins,
-            started_ms=job.started_ms,
+    parts = _parts(settings, job, store, directory, metrics, follower, clock, feed)
+    stopped = asyncio.create_task(stop.wait())
+    loading = asyncio.create_task(follower.start())
+    await asyncio.wait({stopped, loading}, return_when=asyncio.FIRST_COMPLETED)
+    if not loading.done():
+        await _cancelled(loading)
+        return
+    loading.result()
+<<<<<<<
+    app, gate = make_app(parts)
+    runner = Runner(app, gate, shutdown_timeout=CUT_S, keepalive_timeout=75.0)
+=======
         )
     )
     await follower.start()
     _settle_garbage_collector()
     runner = Runner(app, gate, shutdown_timeout=DRAIN_S, keepalive_timeout=75.0)
+>>>>>>>
     await runner.setup()
     await web.SockSite(runner, job.listener, ssl_context=_tls(settings), backlog=1024).start()
     if announce:
-        print(f"{settings.identity}: listening on {settings.url(port)}", flush=True)
-    stopped, failed = asyncio.create_task(stop.wait()), asyncio.create_task(follower.failed())
+        print(f"{settings.identity}: listening on {settings.url(job.port)}", flush=True)
+    failed = asyncio.create_task(follower.failed())
     try:
         await asyncio.wait({stopped, failed}, return_when=asyncio.FIRST_COMPLETED)
         if failed.done():
             failed.result()
     finally:
         for task in (stopped, failed):
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+            await _cancelled(task)
+        await runner.drain(DRAIN_S)
         await runner.cleanup()
         await follower.stop()
+
+
+def _parts(
+    settings: Settings,
+    job: Assignment,
+    store: Store,
+    directory: Directory,
+    metrics: Metrics,
+    follower: Follower,
+    clock: SystemClock,
+    feed: Feed,
+) -> Parts:
+    return Parts(
+        place=_place(settings, job.port),
+        store=store,
+        directory=directory,
+        auth=_authenticator(settings, directory, job.admin_hash),
+        allowlist=Allowlist(settings.allowed_nodes),
+        metrics=metrics,
+        clock=clock,
+        feed=feed,
+        reasons=lambda: follower.reasons,
+        trusted_proxies=settings.trusted_proxies,
+        cors_origins=settings.cors_origins,
+        started_ms=job.started_ms,
+    )
 
 
 def _settle_garbage_collector() -> None:

@@ -38,6 +38,12 @@ class Assignment:
     admin_hash: bytes
     started_ms: int
 
+    @property
+    def port(self) -> int:
+        """The port that the listener has, where 0 was asked for."""
+        number: int = self.listener.getsockname()[1]
+        return number
+
 
 DEFAULT_ALIASES = {"europe": "eu", "eu-*": "eu", "america": "us", "us-*": "us"}
 

@@ -10,7 +10,7 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import uvloop
@@ -24,44 +24,75 @@ from registry.redis_url import redacted
 from registry.settings import ADMIN_KEY_HASH, Assignment, ConfigurationError, Settings
 from registry.store import RedisStore
 
-STOP_S = 4.5
+STOP_S = 3.3  # for the workers; the embedded store's own time comes after
+REFUSED = 2  # exit status: what was asked for cannot be
+STORE_LOST = 3  # exit status: a worker started while the store was away
 METRICS_DIR = "PROMETHEUS_MULTIPROC_DIR"  # prometheus_client's own name
 
 
 def serve(settings: Settings) -> int:
     """Run a registry until it is told to stop; the process's exit status."""
-    settings.data_path.mkdir(parents=True, exist_ok=True, mode=0o700)
-    local_secret(settings.data_path)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _leave)
+    url = ""
     with contextlib.ExitStack() as stack:
         try:
+            _make_data_dir(settings)
             listener = _bind(settings)
             stack.callback(listener.close)
-            url = _store_url(settings, stack)
+            url, tend = _store(settings, stack)
             admin_hash = _run(_admin_hash(settings, url))
         except (DataDirLocked, ConfigurationError) as error:
             return _refused(str(error))
         except StoreUnavailable as error:
             return _refused(f"the store at {redacted(url)} cannot be used: {error}")
         if settings.workers == 1:
-            job = Assignment(_worker_id(0), url, listener, admin_hash, _now_ms())
-            return _guarded(settings, job)
-        return _many(settings, url, listener, admin_hash, stack)
+            return _guarded(settings, Assignment(_worker_id(0), url, listener, admin_hash, _now_ms()), tend)
+        return _many(settings, url, listener, admin_hash, tend, stack)
 
 
-def _guarded(settings: Settings, job: Assignment, *, announce: bool = True) -> int:
+def _leave(_number: int, _frame: object) -> None:
+    """A stop that comes before there is anything to finish: only unwind."""
+    raise SystemExit(0)
+
+
+def _stay() -> None:
+    """The end is bounded: a second Ctrl-C must not leave the embedded store behind."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+
+
+def _make_data_dir(settings: Settings) -> None:
+    try:
+        settings.data_path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        local_secret(settings.data_path)
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise ConfigurationError(f"--data-dir {settings.data_path} cannot be used: {why}") from None
+
+
+def _guarded(settings: Settings, job: Assignment, tend: Callable[[], None], *, announce: bool = True) -> int:
     # Only now: prometheus_client decides when it is imported whether processes share their numbers.
     from registry.serve import run_worker
 
     try:
-        _run(run_worker(settings, job, announce=announce))
+        _run(run_worker(settings, job, tend, announce=announce))
     except ConfigurationError as error:
         return _refused(str(error))
     except StoreUnavailable as error:
-        return _refused(f"the store cannot be used: {error}")
+        _refused(f"the store cannot be used: {error}")
+        return STORE_LOST
     return 0
 
 
-def _many(settings: Settings, url: str, listener: socket.socket, admin_hash: bytes, stack: contextlib.ExitStack) -> int:
+def _many(
+    settings: Settings,
+    url: str,
+    listener: socket.socket,
+    admin_hash: bytes,
+    tend: Callable[[], None],
+    stack: contextlib.ExitStack,
+) -> int:
     """Several workers on one port. Each is a fork that binds beside the others; one that dies is
     started again."""
     shared = tempfile.mkdtemp(prefix="dagi-metrics-")
@@ -77,10 +108,12 @@ def _many(settings: Settings, url: str, listener: socket.socket, admin_hash: byt
         if pid:
             return pid
         status = 70
+        for number in (signal.SIGTERM, signal.SIGINT):  # until the worker has its own way to stop
+            signal.signal(number, signal.SIG_DFL)
         try:
             own = _bound(settings, listener.getsockname()[1], shared=True)
             job = Assignment(_worker_id(index), url, own, admin_hash, started_ms)
-            status = _guarded(settings, job, announce=index == 0)
+            status = _guarded(settings, job, lambda: None, announce=index == 0)
         finally:
             os._exit(status)
 
@@ -89,13 +122,14 @@ def _many(settings: Settings, url: str, listener: socket.socket, admin_hash: byt
     while not stopping:
         for pid, code in _ended(workers):
             index = workers.pop(pid)
-            if code == 2:  # a configuration error: starting again changes nothing
-                status = 2
+            if code == REFUSED:  # a configuration error: starting again changes nothing
+                status = REFUSED
                 stopping.append(signal.SIGTERM)
                 break
             logs.event("worker_died", 40, worker=index, status=code)
-            time.sleep(0.2)
+            time.sleep(0.5 if code == STORE_LOST else 0.2)
             workers[start(index)] = index
+        tend()
         time.sleep(0.05)
     _stop(workers)
     return status
@@ -153,21 +187,23 @@ def _bound(settings: Settings, port: int, *, shared: bool) -> socket.socket:
     return listener
 
 
-def _store_url(settings: Settings, stack: contextlib.ExitStack) -> str:
+def _store(settings: Settings, stack: contextlib.ExitStack) -> tuple[str, Callable[[], None]]:
+    """The store's URL, and what keeps it up: only an embedded one is ours to start again."""
     if settings.redis_url is not None:
-        return settings.redis_url.get_secret_value()
+        return settings.redis_url.get_secret_value(), lambda: None
     embedded = EmbeddedValkey(settings.data_path)
     stack.callback(embedded.stop)
-    return embedded.start()
+    stack.callback(_stay)
+    return embedded.start(), embedded.revive
 
 
 async def _admin_hash(settings: Settings, url: str) -> bytes:
     """The admin key's hash. The first start of a region makes a key and shows it, once."""
-    if settings.admin_key is not None:
-        return key_hash(settings.admin_key.get_secret_value())
     store = RedisStore(url, region=settings.identity, worker_id="setup", beat_window_ms=1000)
-    await store.start()
     try:
+        await store.start()
+        if settings.admin_key is not None:
+            return key_hash(settings.admin_key.get_secret_value())
         key = mint_admin_key(secrets.token_bytes(32))
         mine = key_hash(key)
         kept = await store.setting(ADMIN_KEY_HASH, mine)
@@ -193,4 +229,4 @@ def _now_ms() -> int:
 
 def _refused(message: str) -> int:
     print(f"dagi-registry: {message}", file=sys.stderr)
-    return 2
+    return REFUSED

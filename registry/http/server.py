@@ -21,6 +21,7 @@ from registry.ports import StoreUnavailable
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 RETRY_AFTER_S = 2
+DRAIN_POLL_S = 0.02
 _CORS = {
     "Access-Control-Allow-Methods": "GET, POST, PATCH, DELETE",
     "Access-Control-Allow-Headers": "Authorization, Content-Type, Last-Event-ID",
@@ -158,6 +159,22 @@ class Runner(web.AppRunner):
     def __init__(self, app: web.Application, gate: Gate, **kwargs: Any) -> None:
         super().__init__(app, access_log=None, handle_signals=False, **kwargs)
         self._gate = gate
+
+    async def drain(self, limit_s: float) -> None:
+        """Take no new connection, and finish what is in flight, also a body that is still arriving:
+        aiohttp by itself stops reading at once. `cleanup` ends what is left after `limit_s`."""
+        for site in list(self.sites):
+            await site.stop()
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + limit_s
+        while loop.time() < deadline:
+            connections = self.server.connections if self.server is not None else []
+            idle = [connection for connection in connections if not connection._request_in_progress]
+            for connection in idle:
+                connection.close()
+            if len(idle) == len(connections):
+                return
+            await asyncio.sleep(DRAIN_POLL_S)
 
     async def _make_server(self) -> web.Server:
         made = await super()._make_server()

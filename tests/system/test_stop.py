@@ -1,0 +1,239 @@
+"""How a registry starts, stops and is killed: what it leaves behind, what it prints, whom it refuses."""
+
+import asyncio
+import json
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.support.live import ADMIN_KEY, Process, running, session, until
+from tests.support.valkey import free_port, valkey
+
+NODES = "/api/v1/nodes"
+STOP_S = 5.0
+OWN_KEY: dict[str, str | None] = {"REGISTRY_ADMIN_KEY": None}
+
+
+def head(body_bytes: int) -> bytes:
+    lines = (
+        f"POST {NODES}/register HTTP/1.1",
+        "Host: x",
+        "Content-Type: application/json",
+        f"Authorization: Bearer {ADMIN_KEY}",
+        f"Content-Length: {body_bytes}",
+    )
+    return ("\r\n".join(lines) + "\r\n\r\n").encode()
+
+
+def connected(process: Process) -> socket.socket:
+    port = int(process.url.rpartition(":")[2])
+    return socket.create_connection(("127.0.0.1", port), timeout=10)
+
+
+def ends(process: Process) -> float:
+    """Stop it; how long that took, in seconds. Its status must be 0, and nothing of it may stay."""
+    children = psutil.Process(process.popen.pid).children(recursive=True)
+    started = time.monotonic()
+    assert process.stop() == 0, process.output()
+    took_s = time.monotonic() - started
+    assert not [child for child in children if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
+    assert "Traceback" not in process.output()
+    return took_s
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+async def test_what_is_in_flight_is_finished_and_nothing_new_is_taken(tmp_path: Path, workers: str) -> None:
+    process = Process(tmp_path / "data", "--workers", workers)
+    process.wait_ready()
+    idle, busy, halfway = (connected(process) for _ in range(3))
+    idle.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert idle.recv(4096).startswith(b"HTTP/1.1 200")  # and it stays open
+    body = json.dumps({"node_id": "in-flight"}).encode()
+    busy.sendall(head(len(body)) + body[:5])
+    halfway.sendall(head(1000) + b'{"node_id":')
+    await asyncio.sleep(0.2)  # they must have reached the handlers; nothing tells when
+    stopping = asyncio.create_task(asyncio.to_thread(ends, process))
+
+    async def closed() -> bool:
+        try:
+            connected(process).close()
+        except ConnectionRefusedError:
+            return True
+        return False
+
+    await until(closed, 2)
+    busy.sendall(body[5:])
+    assert (await asyncio.to_thread(busy.recv, 4096)).startswith(b"HTTP/1.1 200")
+    assert await stopping < STOP_S
+    for connection in (idle, busy, halfway):
+        connection.close()
+    with running(tmp_path / "data") as again:
+        async with session(again.url) as admin, admin.get(f"{NODES}/in-flight") as answer:
+            assert answer.status == 200
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+async def test_a_frozen_store_does_not_hold_the_stop(tmp_path: Path, workers: str) -> None:
+    process = Process(tmp_path / "data", "--workers", workers)
+    process.wait_ready()
+    store = embedded(tmp_path / "data")
+    store.send_signal(signal.SIGSTOP)
+    waiting = connected(process)
+    body = json.dumps({"node_id": "n"}).encode()
+    waiting.sendall(head(len(body)) + body)
+    assert await asyncio.to_thread(ends, process) < STOP_S
+    assert waiting.recv(4096).startswith(b"HTTP/1.1 503")
+    waiting.close()
+    assert not store.is_running()
+
+
+def test_a_stop_while_it_starts_leaves_nothing(tmp_path: Path) -> None:
+    process = Process(tmp_path / "data")
+    noted = tmp_path / "data" / "valkey.pid"
+    deadline = time.monotonic() + 20
+    while not (noted.exists() and noted.read_text().count("\n") == 3):
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    assert ends(process) < STOP_S
+    assert not noted.exists()
+
+
+async def test_an_embedded_store_that_was_killed_is_started_again(tmp_path: Path) -> None:
+    with running(tmp_path / "data") as process:
+        async with session(process.url) as admin:
+            async with admin.post(f"{NODES}/register", json={"node_id": "n"}) as answer:
+                assert answer.status == 200
+            first = embedded(tmp_path / "data")
+            first.kill()
+
+            async def taken() -> bool:
+                async with admin.post(f"{NODES}/heartbeat", json={"node_id": "n"}) as answer:
+                    return answer.status == 200
+
+            await until(taken)
+            assert embedded(tmp_path / "data").pid != first.pid
+            assert "embedded_store_died" in process.output()
+
+
+async def test_kill_nine_leaves_a_store_that_the_next_start_ends(tmp_path: Path) -> None:
+    process = Process(tmp_path / "data")
+    process.wait_ready()
+    orphan = embedded(tmp_path / "data")
+    process.kill()
+    assert orphan.is_running()
+    with running(tmp_path / "data"):
+        assert not orphan.is_running() or orphan.status() == psutil.STATUS_ZOMBIE
+        assert embedded(tmp_path / "data").pid != orphan.pid
+
+
+def embedded(folder: Path) -> psutil.Process:
+    """The Valkey that serves a data folder."""
+    return psutil.Process(int((folder / "valkey.pid").read_text().split("\n")[0]))
+
+
+def test_the_admin_key_is_shown_once_and_kept_only_as_a_hash(tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    with running(folder, env=OWN_KEY) as first:
+        lines = [line for line in first.output().splitlines() if "sk-admin-" in line]
+        assert len(lines) == 1
+        key = lines[0].split()[-1]
+        assert key.encode() not in everything(folder)
+    with running(folder, env=OWN_KEY) as second:
+        assert second.output().count("sk-admin-") == 1  # the first start's line, in the same file
+        asyncio.run(works(second.url, key))
+    assert b"admin_key_hash" in everything(folder)  # so the search does look where it is kept
+    assert key.encode() not in everything(folder)
+
+
+def everything(folder: Path) -> bytes:
+    return b"".join(path.read_bytes() for path in folder.rglob("*") if path.is_file())
+
+
+async def works(url: str, key: str) -> None:
+    async with session(url, key) as admin, admin.post("/api/v1/maintenance/cleanup") as answer:
+        assert answer.status == 200
+
+
+@pytest.mark.parametrize("workers", [("1", "1"), ("1", "2"), ("2", "1"), ("2", "2")], ids="-".join)
+def test_two_registries_never_share_a_port(tmp_path: Path, workers: tuple[str, str]) -> None:
+    port = free_port()
+    with running(tmp_path / "one", "--workers", workers[0], port=port):
+        second = Process(tmp_path / "two", "--workers", workers[1], port=port)
+        second.popen.wait(20)
+        assert second.stop() == 2
+        assert f"--port {port} cannot be used" in second.output()
+        assert "Traceback" not in second.output()
+
+
+@pytest.mark.parametrize(
+    "name", ["with two  spaces", "вузол \u2014 'київ' \"x\"", "long/" + "/".join(["d" * 100] * 20)]
+)
+async def test_any_data_folder_works(tmp_path: Path, name: str) -> None:
+    with running(tmp_path / "up" / name) as process:
+        async with session(process.url) as admin:
+            async with admin.post(f"{NODES}/register", json={"node_id": "n"}) as answer:
+                assert answer.status == 200
+
+
+@pytest.mark.parametrize("name", ["file", "file/below", "x" * 300])
+def test_a_data_folder_that_cannot_be_is_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / "file").write_text("")
+    process = Process(tmp_path / "log", "--data-dir", str(tmp_path / name))
+    process.popen.wait(20)
+    assert process.stop() == 2
+    assert "--data-dir" in process.output()
+    assert "Traceback" not in process.output()
+
+
+@pytest.mark.parametrize("log_format", ["text", "json"])
+async def test_no_line_carries_a_secret(tmp_path: Path, log_format: str) -> None:
+    password = "pass-word-of-the-store"
+    with valkey(tmp_path / "store", f"requirepass {password}") as store:
+        url = f"unix://:{password}@{store.socket}"
+        flags = ("--redis-url", url, "--log-format", log_format, "--log-level", "debug")
+        secret = "federation-secret-" + "f" * 32
+        with running(tmp_path / "data", *flags, env={"REGISTRY_FEDERATION_SECRET": secret}) as process:
+            node_key = await traffic(process.url)
+            store.kill()
+            async with session(process.url, node_key) as node:
+                async with node.post(f"{NODES}/heartbeat", json={"node_id": "n"}) as answer:
+                    assert answer.status == 503
+
+                async def noticed() -> bool:
+                    return "store_unavailable" in process.output()
+
+                await until(noticed)
+        lines = process.output()
+        for word in (password, secret, ADMIN_KEY, node_key, "sk-", "Bearer", "body-of-a-request"):
+            assert word not in lines
+        if log_format == "json":
+            for line in lines.splitlines():
+                assert "listening on" in line or json.loads(line)["event"]
+
+
+async def traffic(url: str) -> str:
+    """What could end up in a log: good keys, bad ones, bodies; the node's key."""
+    async with session(url, None) as anyone:
+        async with anyone.post(f"{NODES}/register", json={"node_id": "n", "x": "body-of-a-request"}) as answer:
+            key: str = (await answer.json())["api_key"]
+        for headers in ({"Authorization": "Bearer sk-node-wrong"}, {"Authorization": f"Basic {key}"}):
+            async with anyone.get(NODES, headers=headers) as answer:
+                assert answer.status == 401
+        async with anyone.get(f"{NODES}?api_key={key}", headers={"Authorization": f"Bearer {ADMIN_KEY}"}) as answer:
+            assert answer.status == 422
+        async with anyone.post(f"{NODES}/register", data=b"{body-of-a-request") as answer:
+            assert answer.status == 415
+    return key
+
+
+@pytest.fixture(autouse=True)
+def _nothing_stays() -> Iterator[None]:
+    before = {child.pid for child in psutil.Process().children(recursive=True)}
+    yield
+    left = [c for c in psutil.Process().children(recursive=True) if c.pid not in before and c.status() != "zombie"]
+    assert not left
