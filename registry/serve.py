@@ -1,11 +1,7 @@
 """Runs one worker: builds every part from the settings, serves until told to stop."""
 
 import asyncio
-<<<<<<<
-=======
-import contextlib
 import gc
->>>>>>>
 import signal
 import ssl
 from collections.abc import Callable
@@ -85,16 +81,9 @@ async def _serve(
         await _cancelled(loading)
         return
     loading.result()
-<<<<<<<
+    _settle_garbage_collector()
     app, gate = make_app(parts)
     runner = Runner(app, gate, shutdown_timeout=CUT_S, keepalive_timeout=75.0)
-=======
-        )
-    )
-    await follower.start()
-    _settle_garbage_collector()
-    runner = Runner(app, gate, shutdown_timeout=DRAIN_S, keepalive_timeout=75.0)
->>>>>>>
     await runner.setup()
     await web.SockSite(runner, job.listener, ssl_context=_tls(settings), backlog=1024).start()
     if announce:

@@ -23,14 +23,11 @@ MAX_WAITING = 20_000  # about two seconds of work; more would only time out late
 MAX_BEATS = 512  # a script call: Lua's unpack takes 8,000 values at most
 BATCH_TIMEOUT_S = 1.5
 HANG_UP_S = 0.2
-<<<<<<<
 CLOSE_S = 0.5
-=======
 # Under load, at most a batch every two milliseconds, and a look at the stream every ten: a round trip
 # costs as much as several heartbeats, whatever it carries. A lone caller never waits.
 GATHER_S = 0.002
 TAIL_PAUSE_S = 0.01
->>>>>>>
 TAIL_COUNT = 256
 _BLOCK_MS = 1_000
 _MIN_VERSION = (6, 2)
