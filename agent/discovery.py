@@ -3,6 +3,7 @@
 import asyncio
 import os
 import threading
+import weakref
 from collections.abc import Coroutine, Sequence
 from typing import Any, TypeVar
 
@@ -55,7 +56,7 @@ def best_for_model(nodes: Sequence[Node], model_name: str) -> Node | None:
     nearest; the registry's order decides the rest."""
 
     def key(node: Node) -> tuple[bool, float, float]:
-        capabilities, metrics = node.get("capabilities", {}), node.get("metrics", {})
+        capabilities, metrics = node.get("capabilities") or {}, node.get("metrics") or {}
         live = [m for m in metrics.get("models") or [] if isinstance(m, dict)]
         known = live or [m for m in capabilities.get("model_details") or [] if isinstance(m, dict)]
         wanted = model_name.casefold()
@@ -130,6 +131,8 @@ class NodeDiscovery:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="node-discovery", daemon=True)
         self._thread.start()
+        # Also for programs that never close: they must not end with complaints of open connections.
+        self._end = weakref.finalize(self, _end, self._async, self._loop, self._thread)
 
     def find_nodes(
         self, role: str | None = None, capability: str | None = None, status: str = "online", **filters: Any
@@ -147,12 +150,7 @@ class NodeDiscovery:
 
     def close(self) -> None:
         """Close the connections and end the thread."""
-        if self._loop.is_closed():
-            return
-        self._run(self._async.close())
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
+        self._end()
 
     def __enter__(self) -> "NodeDiscovery":
         return self
@@ -162,3 +160,13 @@ class NodeDiscovery:
 
     def _run(self, call: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(call, self._loop).result(CALL_S)
+
+
+def _end(discovery: AsyncNodeDiscovery, loop: asyncio.AbstractEventLoop, thread: threading.Thread) -> None:
+    if threading.current_thread() is thread:  # collected by the loop's own thread, which cannot wait for itself
+        loop.call_soon(loop.stop)
+        return
+    asyncio.run_coroutine_threadsafe(discovery.close(), loop).result(CALL_S)
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join()
+    loop.close()

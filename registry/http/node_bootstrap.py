@@ -43,10 +43,10 @@ def call(method, path, body=None, key=None, base=URL, limit=5):
         with error:
             return error.code, {"detail": told(error)}
     except (OSError, ValueError, RecursionError, http.client.HTTPException) as error:
-        reason = (
-            "no JSON in the answer" if isinstance(error, json.JSONDecodeError) else str(getattr(error, "reason", error))
-        )
-        return None, {"detail": "no registry answers at %s: %s" % (base, reason or type(error).__name__)}
+        reason = str(getattr(error, "reason", error)) or type(error).__name__
+        if isinstance(error, json.JSONDecodeError):
+            reason = "no JSON in the answer"
+        return None, {"detail": "no registry answers at %s: %s" % (base, reason)}
     if not isinstance(found, dict):
         return None, {"detail": "what answers at %s is not a registry" % base}
     return status, found
@@ -206,7 +206,7 @@ def main():
             if status == 200:
                 wait_s = node.interval_s * random.uniform(0.9, 1.1)
             else:
-                wait_s = random.uniform(0.5, min(2.0**failures, MAX_WAIT_S))
+                wait_s = random.uniform(0.5, min(2.0 ** min(failures, 10), MAX_WAIT_S))
                 tell("failed (%s): %s; next try in %.0f s" % (status or "no answer", answer.get("detail", ""), wait_s))
             time.sleep(wait_s)
     except (KeyboardInterrupt, SystemExit):
