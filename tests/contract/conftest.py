@@ -1,0 +1,24 @@
+"""The servers that the store's contract is held to: a fake one and a real one."""
+
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+
+from registry.embedded import EmbeddedValkey
+from tests.support.stores import Bench, bench
+
+
+@pytest.fixture(scope="session")
+def embedded_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    server = EmbeddedValkey(tmp_path_factory.mktemp("contract") / "data")
+    try:
+        yield server.start()
+    finally:
+        server.stop()
+
+
+@pytest.fixture(params=["fakeredis", "valkey"])
+async def region(request: pytest.FixtureRequest) -> AsyncIterator[Bench]:
+    url = request.getfixturevalue("embedded_url") if request.param == "valkey" else None
+    async with bench(url) as made:
+        yield made

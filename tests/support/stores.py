@@ -1,0 +1,90 @@
+"""The region's store over a fake Redis and over a real one, behind one door."""
+
+import contextlib
+import itertools
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+from fakeredis import FakeServer
+from fakeredis.aioredis import FakeRedis
+from redis.asyncio import Redis
+
+from registry.redis_url import connect
+from registry.store import RedisStore
+
+_regions = itertools.count()
+
+
+class _Fake(FakeRedis):
+    """fakeredis has no INFO."""
+
+    async def info(self, section: str | None = None, *args: Any, **options: Any) -> dict[str, Any]:
+        return {"redis_version": "7.0.0"}
+
+
+class Bench:
+    """One region of one server, with as many workers as a test wants."""
+
+    def __init__(self, url: str | None) -> None:
+        self._url = url or "redis://192.0.2.1"  # a fake asks nobody
+        self._server = FakeServer(version=(7,)) if url is None else None
+        self.region = f"region{next(_regions)}"
+        self.pipelines = 0
+        self._open = contextlib.AsyncExitStack()
+
+    def key(self, name: str) -> str:
+        """A key of this region."""
+        return f"dagi:{{{self.region}}}:{name}"
+
+    def client(self, url: str, **options: Any) -> Redis:
+        """A client of the server, which counts pipelines."""
+        made = _Fake(server=self._server) if self._server is not None else connect(url, **options)
+        pipeline = made.pipeline
+
+        def counted(*args: Any, **kwargs: Any) -> Any:
+            self.pipelines += 1
+            return pipeline(*args, **kwargs)
+
+        made.pipeline = counted  # type: ignore[method-assign]
+        return made
+
+    async def raw(self) -> Redis:
+        """The server as its operator sees it."""
+        client = self.client(self._url)
+        self._open.push_async_callback(client.aclose)
+        return client
+
+    async def worker(
+        self,
+        name: str = "w1",
+        *,
+        window_ms: int = 60_000,
+        kind: type[RedisStore] = RedisStore,
+        on_commit: Callable[[int, float], None] | None = None,
+    ) -> Any:
+        """A worker's store, started; closed with the bench."""
+        store = kind(
+            self._url,
+            region=self.region,
+            worker_id=name,
+            beat_window_ms=window_ms,
+            on_commit=on_commit,
+            client=self.client,
+        )
+        self._open.push_async_callback(store.aclose)
+        await store.start()
+        return store
+
+    async def aclose(self) -> None:
+        """Close every client."""
+        await self._open.aclose()
+
+
+@contextlib.asynccontextmanager
+async def bench(url: str | None) -> AsyncIterator[Bench]:
+    """A region of the server at `url`, or of a fake one."""
+    made = Bench(url)
+    try:
+        yield made
+    finally:
+        await made.aclose()
