@@ -76,7 +76,8 @@ class AboutHandlers:
         self._callers.require_read(request)
         counts = self._registry.directory.counts()
         accept = request.headers.get("Accept", "*/*")
-        if "text/plain" in accept or "openmetrics" in accept:
+        # Some pages' libraries ask for JSON and for plain text in one breath; Prometheus never asks for JSON.
+        if "json" not in accept and ("text/plain" in accept or "openmetrics" in accept):
             self._metrics.ready.set(0 if self._reasons() else 1)
             return web.Response(body=self._metrics.exposition(counts), headers={"Content-Type": _EXPOSITION})
         online = counts.by_status.get("online", 0)
