@@ -1,0 +1,507 @@
+"""The wire format: what is written is read, what is wrong is refused, and how long it is."""
+
+import json
+import random
+import tracemalloc
+import zlib
+from collections.abc import Callable
+from typing import Any, get_args
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from federation.clock import HLC_MAX, Vector
+from federation.columns import FINGERPRINT_MAX, MAX_CHAINS, NUMBER_MAX, Writer
+from federation.messages import (
+    Ack,
+    Announce,
+    Beat,
+    Beats,
+    DigestRecords,
+    DigestRequest,
+    DigestSums,
+    Drain,
+    Entry,
+    Hello,
+    Message,
+    Pull,
+    Push,
+    Repair,
+    Segment,
+    Want,
+    Watermark,
+    Watermarks,
+)
+from federation.record import MAX_INCARNATION, MAX_KEY_LENGTH, MAX_LIFE, Item, Section
+from federation.wire import (
+    AGE_STEP_MS,
+    MAX_AGE_MS,
+    MAX_BEATS,
+    MAX_BODY_SIZE,
+    MAX_FRAME_SIZE,
+    MAX_METRICS_SIZE,
+    MAX_REGISTRIES,
+    Fault,
+    WireError,
+    decode,
+    encode,
+    quantised,
+)
+from federation.wire_items import MAX_ITEMS, MAX_PAYLOAD_SIZE
+
+COMPRESSED = 0x80
+GENERATION = 1_764_000_000_000  # a moment in ms: as large as a generation is likely to be
+CHAIN = ("eu-west-1", GENERATION)
+
+
+# Anything that the types allow
+
+
+def numbers(most: int = NUMBER_MAX, least: int = 0) -> st.SearchStrategy[int]:
+    near = st.integers(least, min(most, least + 300))
+    return near | st.sampled_from([least, most]) | st.integers(least, most)
+
+
+ORIGINS = st.sampled_from(["a", "eu", "Z9._-", "o" * 63]) | st.from_regex(
+    r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", fullmatch=True
+)
+KEYS = st.text(max_size=8) | st.sampled_from(["", "\n", "k" * MAX_KEY_LENGTH, "ї" * (MAX_KEY_LENGTH // 2), "r:eu"])
+CHAINS = st.tuples(ORIGINS, numbers())
+DOTS = st.tuples(ORIGINS, numbers(), numbers())
+VECTORS: st.SearchStrategy[Vector] = st.dictionaries(CHAINS, numbers(), max_size=4)
+POSITIONS = {"vector": VECTORS, "floor": VECTORS, "life_floor": numbers(MAX_LIFE)}
+SIGNED = st.integers(-NUMBER_MAX, NUMBER_MAX)
+PAYLOADS = st.binary(max_size=20) | st.sampled_from([b"p" * 1000, bytes(MAX_PAYLOAD_SIZE)])
+
+
+def tuples_of(element: st.SearchStrategy[Any], most: int = 4) -> st.SearchStrategy[tuple[Any, ...]]:
+    return st.lists(element, max_size=most).map(tuple)
+
+
+@st.composite
+def items(draw: st.DrawFn) -> Item:
+    origin, generation, seq = draw(DOTS)
+    birth = draw(st.just(()) | st.just((origin, generation, seq)) | DOTS)
+    section = Section(draw(numbers(HLC_MAX)), origin, draw(numbers(HLC_MAX)), draw(PAYLOADS), generation, seq, birth)
+    return Item(
+        draw(KEYS), draw(numbers(MAX_LIFE, 1)), draw(numbers(MAX_INCARNATION)), draw(st.integers(0, 3)), section
+    )
+
+
+@st.composite
+def segments(draw: st.DrawFn) -> Segment:
+    chain = draw(CHAINS)
+    after, *seqs, upto = sorted(draw(st.sets(numbers(), min_size=2, max_size=6)))
+    if draw(st.booleans()):
+        seqs.append(upto)
+    entries = []
+    for seq in seqs:
+        item = draw(items())
+        if draw(st.booleans()):
+            section = item.section._replace(origin=chain[0], generation=chain[1], seq=seq)
+            item = item._replace(section=section)
+        entries.append(Entry(seq, item))
+    return Segment(chain, after, upto, tuple(entries))
+
+
+MARKS = st.builds(Watermark, ORIGINS, numbers(), tuples_of(st.tuples(numbers(), numbers())), numbers(MAX_AGE_MS))
+QUANTISED = numbers(MAX_AGE_MS // AGE_STEP_MS).map(lambda steps: steps * AGE_STEP_MS)
+BEATS = tuples_of(st.builds(Beat, numbers(), QUANTISED, st.binary(max_size=MAX_METRICS_SIZE)), 6) | tuples_of(
+    st.builds(Beat, numbers(), QUANTISED, st.binary(min_size=6, max_size=6)), 6
+)
+SUMS = numbers(FINGERPRINT_MAX)
+DIRECT = tuples_of(ORIGINS)
+
+BY_TYPE: dict[type, st.SearchStrategy[Any]] = {
+    Hello: st.builds(
+        Hello, registry_id=ORIGINS, generation=numbers(), direct=DIRECT, wall_ms=SIGNED, version=numbers(), **POSITIONS
+    ),
+    Announce: st.builds(Announce, direct=DIRECT, **POSITIONS),
+    Push: st.builds(Push, numbers(), tuples_of(segments(), 3)),
+    Ack: st.builds(Ack, numbers()),
+    Pull: st.builds(Pull, numbers(), VECTORS),
+    Drain: st.builds(Drain, numbers(), numbers(), numbers(), tuples_of(items()), st.none() | VECTORS),
+    Watermarks: st.builds(Watermarks, SIGNED, tuples_of(MARKS)),
+    Beats: st.builds(Beats, CHAINS, BEATS.map(sorted).map(tuple)),
+    DigestRequest: st.builds(DigestRequest, numbers(), tuples_of(numbers(63)), tuples_of(numbers(4095), 70)),
+    DigestSums: st.builds(
+        DigestSums, numbers(), st.dictionaries(numbers(4095), SUMS, max_size=70), st.booleans(), **POSITIONS
+    ),
+    DigestRecords: st.builds(
+        DigestRecords, numbers(), numbers(4095), st.dictionaries(KEYS, SUMS, max_size=5), st.booleans()
+    ),
+    Want: st.builds(Want, numbers(), tuples_of(KEYS)),
+    Repair: st.builds(Repair, numbers(), numbers(), tuples_of(items()), st.booleans()),
+}
+MESSAGES: st.SearchStrategy[Message] = st.one_of(*BY_TYPE.values())
+
+
+# Laws
+
+
+@pytest.mark.parametrize("kind", get_args(Message), ids=lambda kind: kind.__name__)
+def test_what_is_written_is_read(kind: type) -> None:
+    @given(BY_TYPE[kind])
+    @settings(max_examples=150)
+    def law(message: Message) -> None:
+        frame = encode(message)
+        assert decode(frame) == message
+        assert encode(decode(frame)) == frame
+
+    law()
+
+
+@given(MESSAGES, st.data())
+@settings(max_examples=400)
+def test_a_damaged_frame_is_refused_or_a_message(message: Message, data: st.DataObject) -> None:
+    body = bytearray(body_of(encode(message)))
+    for _ in range(data.draw(st.integers(1, 4))):
+        at = data.draw(st.integers(0, len(body)))
+        body[at : at + data.draw(st.integers(0, 3))] = data.draw(st.binary(max_size=3))
+    raw = framed(type(message), bytes(body))
+    assert_refused_or_sound(raw if len(raw) <= MAX_FRAME_SIZE else raw[:MAX_FRAME_SIZE])
+    assert_refused_or_sound(deflated(type(message), bytes(body)))
+
+
+@given(MESSAGES, st.data())
+def test_a_flipped_bit_of_a_frame_is_refused_or_a_message(message: Message, data: st.DataObject) -> None:
+    frame = bytearray(encode(message))
+    frame[data.draw(st.integers(0, len(frame) - 1))] ^= 1 << data.draw(st.integers(0, 7))
+    assert_refused_or_sound(bytes(frame))
+
+
+@given(st.sampled_from(get_args(Message)), st.binary(max_size=200), st.booleans())
+@settings(max_examples=1000)
+def test_noise_is_refused_or_a_message(kind: type, noise: bytes, headed: bool) -> None:
+    assert_refused_or_sound(framed(kind, noise) if headed else noise)
+
+
+@given(MESSAGES)
+def test_a_frame_that_breaks_off_is_refused(message: Message) -> None:
+    frame = encode(message)
+    for end in range(len(frame)) if len(frame) < 500 else range(0, len(frame), len(frame) // 97):
+        with pytest.raises(WireError):
+            decode(frame[:end])
+
+
+@given(MESSAGES, st.binary(min_size=1, max_size=3))
+def test_nothing_may_follow_a_frame(message: Message, more: bytes) -> None:
+    with pytest.raises(WireError) as refusal:
+        decode(encode(message) + more)
+    assert refusal.value.fault is Fault.TRAILING
+
+
+@given(VECTORS)
+def test_equal_messages_make_equal_frames(vector: Vector) -> None:
+    assert encode(Pull(1, vector)) == encode(Pull(1, dict(reversed(vector.items()))))
+
+
+@given(st.lists(st.builds(Beat, numbers(), numbers(MAX_AGE_MS - AGE_STEP_MS), st.binary(max_size=8)), max_size=6))
+@example([Beat(5, 1, b""), Beat(5, 0, b""), Beat(2, 249, b"")])
+def test_beats_arrive_in_order_and_never_younger(beats: list[Beat]) -> None:
+    arrived = decode(encode(Beats(CHAIN, tuple(beats))))
+    assert isinstance(arrived, Beats)
+    assert arrived.beats == tuple(sorted(beat._replace(age_ms=quantised(beat.age_ms)) for beat in beats))
+    assert all(0 <= quantised(beat.age_ms) - beat.age_ms < AGE_STEP_MS for beat in beats)
+
+
+# What is refused
+
+
+def body_of(frame: bytes) -> bytes:
+    return zlib.decompress(frame[3:]) if frame[2] & COMPRESSED else frame[3:]
+
+
+def type_of(kind: type) -> int:
+    smallest: dict[type, Message] = {
+        Hello: Hello("a", 0, {}, {}, 0, (), 0),
+        Announce: Announce({}, {}, 0, ()),
+        Push: Push(0, ()),
+        Ack: Ack(0),
+        Pull: Pull(0, {}),
+        Drain: Drain(0, 0, 0, ()),
+        Watermarks: Watermarks(0, ()),
+        Beats: Beats(("a", 0), ()),
+        DigestRequest: DigestRequest(0),
+        DigestSums: DigestSums(0, {}, False),
+        DigestRecords: DigestRecords(0, 0, {}, False),
+        Want: Want(0, ()),
+        Repair: Repair(0, 0, (), False),
+    }
+    return encode(smallest[kind])[2]
+
+
+def framed(kind: type, body: bytes) -> bytes:
+    return bytes((0xDA, 1, type_of(kind))) + body
+
+
+def deflated(kind: type, body: bytes) -> bytes:
+    return bytes((0xDA, 1, type_of(kind) | COMPRESSED)) + zlib.compress(body)
+
+
+def assert_refused_or_sound(frame: bytes) -> None:
+    """What is taken in can be passed on: nobody can make us hold what our own frames cannot carry."""
+    try:
+        message = decode(frame)
+    except WireError:
+        return
+    assert decode(encode(message)) == message
+
+
+def varints(*values: int) -> bytes:
+    writer = Writer()
+    for value in values:
+        writer.number(value, 2**80)
+    return bytes(writer.out)
+
+
+A = b"\x01a"  # the registry id "a"
+HUGE = varints(2**62)
+ONE_ITEM = Item("k", 1, 1, 0, Section(1, "a", 0, b"p", 1, 1))
+REPAIR_OF_ONE = body_of(encode(Repair(0, 0, (ONE_ITEM,), False)))
+
+
+def repair_with(at: int, *replaced: int) -> bytes:
+    """The repair of one item with some bytes replaced. It reads: frame, walk, last, count, shape, records
+    named, reference, key's size, width, key, life, width, incarnation, chains, origin's size, ..."""
+    return framed(Repair, REPAIR_OF_ONE[:at] + bytes(replaced) + REPAIR_OF_ONE[at + len(replaced) :])
+
+
+REFUSED: dict[str, tuple[bytes, Fault]] = {
+    "nothing": (b"", Fault.SIZE),
+    "half a header": (b"\xda\x01", Fault.SIZE),
+    "a frame over the limit": (framed(Want, bytes(MAX_FRAME_SIZE - 2)), Fault.SIZE),
+    "another protocol": (b"GET / HTTP/1.1", Fault.PROTOCOL),
+    "a later version": (b"\xda\x02\x04\x00", Fault.VERSION),
+    "no such type": (b"\xda\x01\x00", Fault.TYPE),
+    "no such type, compressed": (b"\xda\x01\xff" + zlib.compress(b""), Fault.TYPE),
+    "no deflate": (b"\xda\x01\x84garbage", Fault.COMPRESSION),
+    "deflate of nothing": (deflated(Ack, b""), Fault.TRUNCATED),
+    "a deflate bomb": (deflated(Want, bytes(500 * 2**20)), Fault.COMPRESSION),
+    "one byte over the body's limit": (deflated(Want, bytes(MAX_BODY_SIZE + 1)), Fault.COMPRESSION),
+    "two deflate streams": (deflated(Ack, b"\0") + zlib.compress(b"\0"), Fault.TRAILING),
+    "a deflate stream that breaks off": (deflated(Ack, b"\0")[:-1], Fault.TRUNCATED),
+    "a number over 63 bits": (framed(Ack, varints(2**63)), Fault.NUMBER),
+    "a number without end": (framed(Ack, b"\xff" * 1000), Fault.NUMBER),
+    "a zero without end": (framed(Ack, b"\x80" * 1000), Fault.NUMBER),
+    "a number not in its shortest form": (framed(Ack, b"\x81\x00"), Fault.NUMBER),
+    "a flag that is neither": (framed(Drain, b"\0\0\0\x02"), Fault.NUMBER),
+    "an origin of no characters": (framed(Beats, b"\0\0\0"), Fault.ORIGIN),
+    "an origin of 64 characters": (framed(Beats, b"\x40" + b"a" * 64 + b"\0\0"), Fault.NUMBER),
+    "an origin that starts with a dot": (framed(Beats, b"\x02.a\0\0"), Fault.ORIGIN),
+    "an origin with a line's end": (framed(Beats, b"\x02a\n\0\0"), Fault.ORIGIN),
+    "an origin beyond ASCII": (framed(Beats, b"\x02\xd1\x97\0\0"), Fault.ORIGIN),
+    "a vector of more chains than there are bytes": (framed(Pull, b"\0" + HUGE), Fault.COUNT),
+    "a vector of more generations than there are bytes": (framed(Pull, b"\0\x01" + A + HUGE), Fault.COUNT),
+    "a chain twice": (framed(Pull, b"\0\x01" + A + b"\x02\x05\x01\x05\x02"), Fault.ORDER),
+    "an origin twice": (framed(Pull, b"\0\x02" + A + b"\x01\x05\x01" + A + b"\x01\x05\x02"), Fault.ORDER),
+    "origins out of order": (framed(Pull, b"\0\x02\x01b\x01\x05\x01" + A + b"\x01\x05\x02"), Fault.ORDER),
+    "too many registries": (deflated(Watermarks, b"\0" + varints(MAX_REGISTRIES + 1) + bytes(2**16)), Fault.COUNT),
+    "a watermark of a generation below 0": (framed(Watermarks, b"\0\x01" + A + b"\0\0\x01\x01\0"), Fault.NUMBER),
+    "a watermark older than any": (framed(Watermarks, b"\0\x01" + A + b"\0" + HUGE + b"\0"), Fault.NUMBER),
+    "more beats than the limit": (framed(Beats, A + b"\0" + varints(MAX_BEATS + 1)), Fault.COUNT),
+    "beats before position 0": (framed(Beats, A + b"\0\x02\x01\x03\0\0\0\0\0"), Fault.NUMBER),
+    "beats past the last position": (
+        framed(Beats, A + b"\0\x02" + varints(NUMBER_MAX) + b"\x02\0\0\0\0\0"),
+        Fault.NUMBER,
+    ),
+    "an age past the limit": (framed(Beats, A + b"\0\x01\0" + HUGE + b"\0\0\0"), Fault.NUMBER),
+    "metrics over the limit": (framed(Beats, A + b"\0\x01\0\0\0\x41\0" + bytes(65)), Fault.NUMBER),
+    "a column of three bytes a number": (framed(Beats, A + b"\0\x01\0\0\x03\0\0\0"), Fault.NUMBER),
+    "a group past the last": (framed(DigestRequest, b"\0\x01\x40\0\0"), Fault.NUMBER),
+    "more groups than there are": (framed(DigestRequest, b"\0\x41\0\0\0"), Fault.COUNT),
+    "a bucket's sum twice": (framed(DigestSums, b"\0\0\0\0\0\x02\x05\0\0\x07\0"), Fault.ORDER),
+    "a bucket past the last": (framed(DigestRecords, b"\0" + varints(4096) + b"\0\0"), Fault.NUMBER),
+    "a record's sum twice": (framed(DigestRecords, b"\0\0\0\x02\x01\0kk\0\0"), Fault.ORDER),
+    "more keys than the limit": (framed(Want, b"\0" + varints(MAX_ITEMS + 1)), Fault.COUNT),
+    "a key over the limit": (framed(Want, b"\0\x01" + varints(301) + b"\0" + b"k" * 301), Fault.NUMBER),
+    "one key of many over the limit": (framed(Want, b"\0\x02\xac\x02\x01\0\x01" + b"k" * 601), Fault.NUMBER),
+    "a key that is not UTF-8": (framed(Want, b"\0\x01\x01\0\xff"), Fault.TEXT),
+    "a key that ends within a character": (framed(Want, b"\0\x02\x01\0\xd1\x97"), Fault.TEXT),
+    "items beyond the body": (repair_with(3, 100), Fault.COUNT),
+    "an item of an unknown shape": (repair_with(4, 0x40), Fault.SHAPE),
+    "an item of two births": (repair_with(4, 0b1100), Fault.SHAPE),
+    "an item in place, of no place": (repair_with(4, 0b100000), Fault.SHAPE),
+    "more records than items": (repair_with(5, 2), Fault.COUNT),
+    "an item of no record": (repair_with(5, 0), Fault.COUNT),
+    "an item of another record than is named": (repair_with(6, 1), Fault.COUNT),
+    "a life of 0": (repair_with(10, 0), Fault.NUMBER),
+    "a life past the limit": (framed(Repair, REPAIR_OF_ONE[:10] + varints(2**31) + REPAIR_OF_ONE[11:]), Fault.NUMBER),
+    "an incarnation past the limit": (
+        framed(Repair, REPAIR_OF_ONE[:12] + varints(2**63) + REPAIR_OF_ONE[13:]),
+        Fault.NUMBER,
+    ),
+    "a write of a chain that is not named": (
+        framed(Repair, REPAIR_OF_ONE[:13] + b"\0" + REPAIR_OF_ONE[17:]),
+        Fault.COUNT,
+    ),
+    "a payload over the limit": (
+        deflated(Repair, REPAIR_OF_ONE[:-3] + varints(MAX_PAYLOAD_SIZE + 1) + bytes(MAX_PAYLOAD_SIZE + 2)),
+        Fault.NUMBER,
+    ),
+    "payloads beyond the frame": (framed(Repair, REPAIR_OF_ONE[:-3] + b"\x05\0p"), Fault.TRUNCATED),
+    "entries beyond the body": (framed(Push, b"\0\x01" + A + b"\0\0\x05" + varints(60_000)), Fault.COUNT),
+    "a segment that ends before it starts": (framed(Push, b"\0\x01" + A + b"\0\x05\x04\0\0"), Fault.ORDER),
+    "an entry outside its segment": (framed(Push, b"\0\x01" + A + b"\0\x05\x06\x01\x07\x01"), Fault.ORDER),
+    "an entry at what its segment follows": (framed(Push, b"\0\x01" + A + b"\0\x05\x06\x01\x05\x01"), Fault.ORDER),
+    "entries and no items": (framed(Push, b"\0\x01" + A + b"\0\x05\x06\x01\x06\0"), Fault.COUNT),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_is_refused_and_why(case: str) -> None:
+    frame, fault = REFUSED[case]
+    with pytest.raises(WireError, match="the peer's frame is refused") as refusal:
+        decode(frame)
+    assert refusal.value.fault is fault, str(refusal.value)
+
+
+@pytest.mark.parametrize("case", ["a deflate bomb", "more beats than the limit", "items beyond the body"])
+def test_what_is_refused_takes_little_memory(case: str) -> None:
+    frame, _ = REFUSED[case]
+    tracemalloc.start()
+    try:
+        with pytest.raises(WireError):
+            decode(frame)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 4 * MAX_BODY_SIZE
+
+
+def item(**changes: Any) -> Item:
+    section = {name: changes.pop(name) for name in list(changes) if name in Section._fields}
+    return ONE_ITEM._replace(section=ONE_ITEM.section._replace(**section), **changes)
+
+
+def pushed(after: int, upto: int, *seqs: int) -> Push:
+    return Push(0, (Segment(CHAIN, after, upto, tuple(Entry(seq, ONE_ITEM) for seq in seqs)),))
+
+
+NOT_WRITTEN: dict[str, Callable[[], Message]] = {
+    "a number below 0": lambda: Ack(-1),
+    "a number over 63 bits": lambda: Ack(2**63),
+    "a generation below 0": lambda: Pull(0, {("a", -1): 1}),
+    "too many chains": lambda: Pull(0, {("a", generation): 1 for generation in range(MAX_CHAINS + 1)}),
+    "an origin that is no id": lambda: Beats(("", 1), ()),
+    "an origin with a line's end": lambda: Beats(("a\n", 1), ()),
+    "a life of 0": lambda: Repair(0, 0, (item(life=0),), True),
+    "a life below 0": lambda: Repair(0, 0, (item(life=-1),), True),
+    "a life past the limit": lambda: Repair(0, 0, (item(life=MAX_LIFE + 1),), True),
+    "a kind that is none": lambda: Repair(0, 0, (item(kind=4),), True),
+    "a key over the limit": lambda: Repair(0, 0, (item(key="k" * 301),), True),
+    "a key over the limit in bytes": lambda: Repair(0, 0, (item(key="ї" * 151),), True),
+    "a key that no encoding has": lambda: Repair(0, 0, (item(key="\ud800"),), True),
+    "a payload over the limit": lambda: Repair(0, 0, (item(payload=bytes(MAX_PAYLOAD_SIZE + 1)),), True),
+    "a stamp past the last": lambda: Repair(0, 0, (item(major=2**63),), True),
+    "a stamp below 0": lambda: Repair(0, 0, (ONE_ITEM, item(minor=-1)), True),
+    "a body over the limit": lambda: Repair(0, 0, (item(payload=bytes(MAX_PAYLOAD_SIZE)),) * 17, True),
+    "a frame over the limit": lambda: Repair(
+        0, 0, tuple(item(payload=random.Random(seq).randbytes(MAX_PAYLOAD_SIZE)) for seq in range(4)), True
+    ),
+    "a segment that ends before it starts": lambda: pushed(5, 4),
+    "an entry outside its segment": lambda: pushed(5, 6, 7),
+    "entries out of order": lambda: pushed(5, 9, 8, 7),
+    "metrics over the limit": lambda: Beats(CHAIN, (Beat(1, 0, bytes(MAX_METRICS_SIZE + 1)),)),
+    "an age below 0": lambda: Beats(CHAIN, (Beat(1, -AGE_STEP_MS, b""),)),
+    "a bucket past the last": lambda: DigestSums(0, {4096: 1}, False),
+    "a sum over 64 bits": lambda: DigestSums(0, {1: 2**64}, False),
+}
+
+
+@pytest.mark.parametrize("case", NOT_WRITTEN)
+def test_what_no_peer_would_take_is_not_written(case: str) -> None:
+    with pytest.raises(ValueError, match=r"\S") as fault:
+        encode(NOT_WRITTEN[case]())
+    assert not isinstance(fault.value, WireError)
+
+
+# The format itself: a change here is a new protocol version
+
+PINNED: dict[str, tuple[Message, str]] = {
+    "ack": (Ack(300), "da0104ac02"),
+    "pull": (Pull(1, {("b", 2): 3, ("a", 7): 1, ("a", 6): 200}), "da01050102016102 06c801 0701 016201 0203"),
+    "announce": (Announce({("a", 1): 2}, {}, 3, ("b",)), "da0102 0101610101 02 00 03 01 0162"),
+    "watermarks": (Watermarks(-1, (Watermark("a", 9, ((8, 5),), 700),)), "da0107 01 01 0161 09 bc05 01 01 05"),
+    "beats": (
+        Beats(("a", 1), (Beat(5, 250, b"xy"), Beat(7, 500, b"zw"))),
+        "da0108 0161 01 02 05 04 00 01 01 00 01 02 00 787a7977",
+    ),
+    "repair": (
+        Repair(1, 2, (ONE_ITEM,), True),
+        "da010d 01 02 01 01 00 01 00 01 00 6b 01 00 01 01 0161 01 00 00 01 01 01 00 70",
+    ),
+    "push": (
+        Push(1, (Segment(("a", 1), 0, 4, (Entry(1, ONE_ITEM),)),)),
+        "da0103 01 01 0161 01 00 04 01 01 01 20 01 00 01 00 6b 01 00 01 00 01 01 00 70",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", PINNED)
+def test_the_format_stays_what_it_is(case: str) -> None:
+    message, frame = PINNED[case]
+    assert encode(message).hex() == frame.replace(" ", "")
+
+
+# How long it is
+
+
+@pytest.mark.parametrize(("count", "most_bytes_a_beat"), [(3_300, 10), (100, 12)])
+def test_beats_are_short_even_when_every_metric_changed(count: int, most_bytes_a_beat: int) -> None:
+    chance = random.Random(1)
+    seqs = chance.sample(range(200_000), count)
+    beats = tuple(Beat(seq, 250 * chance.randint(0, 12), chance.randbytes(6)) for seq in seqs)
+    assert len(encode(Beats(CHAIN, beats))) <= most_bytes_a_beat * count
+
+
+def test_a_watermark_is_short() -> None:
+    mark = Watermark("eu-west-1", GENERATION, ((GENERATION, 250_000),), 730)
+    one, two = (len(encode(Watermarks(GENERATION, (mark,) * count))) for count in (1, 2))
+    assert two - one <= 24
+
+
+def test_an_announcement_of_one_chain_is_short() -> None:
+    assert len(encode(Announce({CHAIN: 250_000}, {}, 0, ()))) <= 40
+
+
+def test_a_record_of_a_drain_is_short() -> None:
+    chance = random.Random(1)
+    records = 2_000
+    sections = [each for number in range(records) for each in registered(number, chance)]
+    size = sum(len(encode(Drain(0, 0, 0, tuple(sections[at : at + 500])))) for at in range(0, len(sections), 500))
+    assert size <= 250 * records
+
+
+def registered(number: int, chance: random.Random) -> list[Item]:
+    """A node as it registers, about 1 KB, and its owner's judgement of it."""
+    node = {
+        "node_name": f"node-host{number % 500}-{chance.getrandbits(32):08x}",
+        "labels": chance.sample(["prod", "gpu", "home", "lab", "edge"], 2),
+        "endpoint": f"http://192.0.2.{chance.randint(1, 254)}:{chance.randint(1024, 65535)}",
+        "capabilities": {
+            "gpu": [{"name": chance.choice(["NVIDIA A10G", "NVIDIA L4"]), "vram_gb": 24, "driver": "550.54.15"}] * 2,
+            "cpu": {"model": "AMD EPYC 7B13", "cores": chance.choice([8, 16, 32])},
+            "ram_gb": chance.choice([32, 64, 128]),
+            "disk_gb": chance.randint(100, 4_000),
+            "models": [
+                {
+                    "name": chance.choice(["llama3.2:3b", "qwen3:8b", "gemma3:12b"]),
+                    "size_gb": chance.randint(10, 200) / 10,
+                    "quantization": chance.choice(["Q4_K_M", "Q8_0"]),
+                    "context_tokens": 8192,
+                    "modalities": ["text"],
+                }
+                for _ in range(5)
+            ],
+        },
+    }
+    payload, key, incarnation = json.dumps(node).encode(), str(node["node_name"]), chance.getrandbits(62)
+    stamp, seq = GENERATION + 7 * number << 16, 2 * number + 1
+    birth = (*CHAIN, seq)
+    spec = Section(stamp, CHAIN[0], 0, payload, CHAIN[1], seq, birth)
+    judgement = Section(
+        stamp + 1, CHAIN[0], stamp + (chance.randint(1, 3_600_000) << 16), b"1", CHAIN[1], seq + 1, birth
+    )
+    return [Item(key, 1, incarnation, 0, spec), Item(key, 1, incarnation, 2, judgement)]
