@@ -82,7 +82,7 @@ def make_app(parts: Parts) -> tuple[web.Application, Gate]:
             web.get("/bootstrap/node_bootstrap.py", _bootstrap_script),
         ]
     )
-    hot = {f"{base}/heartbeat": nodes.heartbeat}
+    hot = {("POST", f"{base}/heartbeat"): nodes.heartbeat, ("GET", f"{base}/discover"): nodes.discover}
     return app, Gate(app, parts.metrics, parts.cors_origins, hot)
 
 

@@ -90,6 +90,10 @@ class Entry:
 
     def fragment(self) -> bytes:
         """The node's JSON without its closing brace."""
+        return self.static + self.dynamic()
+
+    def dynamic(self) -> bytes:
+        """The part of the fragment that heartbeats and silence change; it follows `static`."""
         if self._dynamic is None:
             beat = b'"' + iso(self.beat_at_ms).encode() + b'"' if self.beat_at_ms is not None else b"null"
             self._dynamic = b',"status":"%b","status_reason":%b,"last_heartbeat":%b,"metrics":%b' % (
@@ -98,7 +102,7 @@ class Entry:
                 beat,
                 self.metrics,
             )
-        return self.static + self._dynamic
+        return self._dynamic
 
     def _reason(self) -> str | None:
         parts = [self.why] if self.why else []

@@ -1,9 +1,11 @@
 """The contract in types: what callers send, strictly checked. Strings are not numbers here."""
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from itertools import accumulate, islice
 from typing import Annotated, Any, Literal, TypeVar
 
+import orjson
 from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from registry.errors import ApiError, FieldError
@@ -225,6 +227,11 @@ class DiscoverQuery(NodeFilter):
     prefer_region: Text | None = None
     sort: Literal["latency", "load", "free_vram", "vram", "ram", "node_id"] | None = None
     explain: bool = False
+
+    @cached_property
+    def echo(self) -> bytes:
+        """What was asked, as the answer repeats it: JSON."""
+        return orjson.dumps(self.model_dump(exclude_defaults=True))
 
 
 class CleanupQuery(BaseModel):

@@ -104,7 +104,7 @@ class NodeHandlers:
                 "next_cursor": page[-1].node_id if more else None,
             }
         )
-        return answer(b'{"nodes":[%b],%b' % (_joined(page, b"}"), tail[1:]))
+        return _listing(page, b"}", tail[1:])
 
     async def discover(self, request: web.Request) -> web.Response:
         """GET or POST /discover."""
@@ -117,16 +117,11 @@ class NodeHandlers:
             question = repr(query)
         else:
             query = query_of(request, DiscoverQuery)
-            question = request.query_string
+            question = request.rel_url.raw_query_string
         found = self._finder.discover(query, question, self._caller_region(who.node_id), self._clock.monotonic())
-        tail = orjson.dumps(
-            {
-                "total": found.total,
-                "query": query.model_dump(exclude_defaults=True),
-                "as_of": iso(self._clock.wall_ms()),
-            }
-        )
-        return answer(b'{"nodes":[%b],%b' % (_joined(found.entries, _UNMEASURED), tail[1:]))
+        as_of = iso(self._clock.wall_ms()).encode()
+        tail = b'"total":%d,"query":%b,"as_of":"%b"}' % (found.total, query.echo, as_of)
+        return _listing(found.entries, _UNMEASURED, tail)
 
     def _caller_region(self, node_id: str | None) -> str:
         entry = self._registry.directory.get(node_id) if node_id else None
@@ -137,5 +132,13 @@ _UNMEASURED = b',"latency_ms":null,"latency_source":null}'
 _DISCOVER_NAMES = frozenset(DiscoverQuery.model_fields) | {"labels", "node_role", "node_type", "capabilities"}
 
 
-def _joined(entries: list[Entry], end: bytes) -> bytes:
-    return b",".join([entry.fragment() + end for entry in entries])
+def _listing(entries: list[Entry], end: bytes, tail: bytes) -> web.Response:
+    """`nodes` and what follows it. Joined once: twenty nodes are 40 KB, and copying is what costs."""
+    pieces = [b'{"nodes":[']
+    following = end + b","
+    for entry in entries:
+        pieces += (entry.static, entry.dynamic(), following)
+    if entries:
+        pieces[-1] = end
+    pieces += (b"],", tail)
+    return answer(b"".join(pieces))
