@@ -1,0 +1,144 @@
+"""What the parts of the engine share: the replica, the links' state, the clock, pending effects."""
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from random import Random
+from statistics import median_low
+
+from federation.clock import Chain, HybridClock, Now, Vector, reaches
+from federation.config import Config
+from federation.effects import Alert, Effect, Send, Store, StoreMeta
+from federation.messages import Message
+from federation.record import Record
+from federation.replica import Replica
+
+
+@dataclass(slots=True)
+class Link:
+    """What we know of the registry at the other end of one link. `greeted`: its Hello has come."""
+
+    peer: str
+    greeted: bool = False
+    vector: Vector = field(default_factory=dict)
+    floor: Vector = field(default_factory=dict)
+    life_floor: int = 0
+    direct: frozenset[str] = frozenset()
+    heard_s: float = 0.0
+    hello_sent_s: float = float("-inf")
+    wall_ms: int = 0  # its clock, as it said at `wall_at_s`
+    wall_at_s: float | None = None
+
+    # frames: what is under way to it, and what came from it and is not acknowledged yet
+    next_frame: int = 1
+    in_flight: deque[tuple[int, float]] = field(default_factory=deque)
+    ack_due: int = 0
+    frames_unacked: int = 0
+
+    # streams: per chain, up to where it was sent; chains that have gone on since
+    cursor: dict[Chain, int] = field(default_factory=dict)
+    behind: dict[Chain, None] = field(default_factory=dict)
+
+    # what it announced and we lack, since when
+    lack: Vector = field(default_factory=dict)
+    lack_since_s: float = 0.0
+
+    # what we announced to it
+    announced: Vector = field(default_factory=dict)
+    announced_rest: tuple[object, ...] = ()
+    announced_whole: Vector = field(default_factory=dict)
+    announced_whole_s: float = float("-inf")
+    marks_sent: dict[str, float] = field(default_factory=dict)
+    beats_due: dict[str, None] = field(default_factory=dict)
+
+
+class Core:
+    """Shared state, no protocol."""
+
+    def __init__(self, config: Config, replica: Replica, rng: Random) -> None:
+        self.config = config
+        self.replica = replica
+        self.rng = rng
+        self.me = config.registry_id
+        self.clock = HybridClock(config.clock_tolerance_ms)
+        self.links: dict[str, Link] = {}
+        self.out: list[Effect] = []
+
+    # effects
+
+    def send(self, link: Link, message: Message) -> None:
+        """Ask for a message to be sent."""
+        self.out.append(Send(link.peer, message))
+
+    def stored(self, records: Iterable[Record]) -> None:
+        """Ask for records to be kept."""
+        self.out.extend(Store(record.key) for record in records)
+
+    def stored_key(self, key: str) -> None:
+        """Ask for a record to be kept, or forgotten."""
+        self.out.append(Store(key))
+
+    def stored_meta(self) -> None:
+        """Ask for the meta to be kept."""
+        self.out.append(StoreMeta())
+
+    def alert(self, code: str, detail: str, peer: str | None = None) -> None:
+        """Tell somebody."""
+        self.out.append(Alert(code, detail, peer))
+
+    # links
+
+    def greeted(self) -> Iterator[Link]:
+        """Links over which a Hello has come."""
+        return (link for link in self.links.values() if link.greeted)
+
+    def direct(self, now: Now) -> tuple[str, ...]:
+        """Registries that we hear over links of our own."""
+        silence_s = self.config.direct_silence_s
+        return tuple(sorted(link.peer for link in self.greeted() if now.mono_s - link.heard_s < silence_s))
+
+    def needs_relay(self, link: Link, origin: str) -> bool:
+        """Whether the registry at the other end hears of that origin through us."""
+        return origin != link.peer and origin not in link.direct
+
+    def is_stale(self, link: Link) -> bool:
+        """Whether it has missed a deletion that we collected: nothing that it says can be joined."""
+        return not reaches(link.vector, self.replica.floor)
+
+    def am_stale(self, link: Link) -> bool:
+        """Whether we have missed a deletion that it collected: its positions mean nothing to us."""
+        return not reaches(self.replica.vector, link.floor)
+
+    # data frames
+
+    def credit(self, link: Link) -> int:
+        """How many data frames may be sent now."""
+        return self.config.window_frames - len(link.in_flight)
+
+    def frame(self, link: Link, now: Now) -> int:
+        """Number the next data frame, and count it as under way."""
+        number = link.next_frame
+        link.next_frame += 1
+        link.in_flight.append((number, now.mono_s))
+        return number
+
+    # time
+
+    def wall_ms(self, now: Now) -> int:
+        """The time to mint from: the own clock's, unless it stands far from all others' median.
+        Among two, nobody can tell who is right: the own one."""
+        offset_ms = self.clock_offset_ms(now)
+        return now.wall_ms + (offset_ms if abs(offset_ms) > self.config.clock_suspect_ms else 0)
+
+    def clock_offset_ms(self, now: Now) -> int:
+        """How far the median of all clocks, ours included, is ahead of ours."""
+        offsets = [0]
+        offsets += [
+            int(link.wall_ms + (now.mono_s - link.wall_at_s) * 1000 - now.wall_ms)
+            for link in self.links.values()
+            if link.wall_at_s is not None
+        ]
+        if len(offsets) < 3:
+            return 0
+        low, high = median_low(offsets), -median_low([-offset for offset in offsets])
+        return low if abs(low) < abs(high) else high

@@ -1,0 +1,192 @@
+"""Catching up by position: "everything after this vector", as chunks, and then a claim.
+
+The receiver asks, and asks one registry at a time, so nothing is sent twice. It joins every item as
+it comes, and believes the claim only if no chunk was missing. What is replaced while a drain is
+under way travels as its replacement.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from federation.clock import Chain, Now, Vector
+from federation.core import Core, Link
+from federation.intake import Intake
+from federation.messages import Drain, Pull
+from federation.record import Item, Record
+
+_BACKOFF_S = 1.0
+
+
+@dataclass(slots=True)
+class _Outgoing:
+    """A drain that we give. `claim` is our position when it began."""
+
+    pull_id: int
+    claim: Vector
+    after: Vector
+    chains: list[Chain]
+    index: int = 0
+    position: int = 0
+    replaced: dict[int, Record] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class _Incoming:
+    """A drain that we asked for."""
+
+    peer: str
+    pull_id: int
+    progress_s: float
+    next_index: int = 0
+
+
+class Drains:
+    """See the module. `receiving` tells whether one is under way to us."""
+
+    def __init__(self, core: Core, intake: Intake) -> None:
+        self._core = core
+        self._intake = intake
+        self._outgoing: dict[str, _Outgoing] = {}
+        self._incoming: _Incoming | None = None
+        self._not_before_s = 0.0
+        self._next_id = core.rng.getrandbits(31)
+        self.completed = False  # whether we have ever caught up with anybody
+        core.replica.on_replaced = self._replaced
+
+    @property
+    def receiving(self) -> bool:
+        """Whether a drain is under way to us."""
+        return self._incoming is not None
+
+    # asking
+
+    def greeted(self, link: Link, now: Now) -> None:
+        """On a new link there is nothing to wait for: what it has and we lack is asked for at once."""
+        link.lack_since_s = float("-inf")
+        link.lack = self._intake.lacking(link, now)
+        self._not_before_s = min(self._not_before_s, now.mono_s)
+        self.tick(now)
+
+    def forget(self, peer: str) -> None:
+        """The link is down."""
+        self._outgoing.pop(peer, None)
+        if self._incoming is not None and self._incoming.peer == peer:
+            self._incoming = None
+
+    def tick(self, now: Now) -> None:
+        """Ask the registry that has most of what we have been lacking for a while."""
+        config = self._core.config
+        if self._incoming is not None:
+            if now.mono_s - self._incoming.progress_s < config.pull_timeout_s:
+                return
+            self._abandon(now)
+        best: Link | None = None
+        best_lack = 0
+        for link in self._core.greeted():
+            lack = self._long_lacking(link, now)
+            if lack > best_lack and not self._core.am_stale(link) and not self._core.is_stale(link):
+                best, best_lack = link, lack
+        if best is not None and now.mono_s >= self._not_before_s:
+            self._pull(best, now)
+
+    def _long_lacking(self, link: Link, now: Now) -> int:
+        """How many writes it has had for longer than the grace and we still have not."""
+        lacking = self._intake.lacking(link, now)
+        vector = self._core.replica.vector
+        if not any(seq > vector.get(chain, 0) for chain, seq in link.lack.items() if chain in lacking):
+            link.lack, link.lack_since_s = lacking, now.mono_s
+        if now.mono_s - link.lack_since_s < self._core.config.pull_grace_s:
+            return 0
+        return sum(seq - vector.get(chain, 0) for chain, seq in lacking.items())
+
+    def _pull(self, link: Link, now: Now) -> None:
+        self._intake.holds.release(now.mono_s)
+        vector = dict(self._core.replica.vector)
+        for chain, seq in link.vector.items():
+            if self._intake.holds.holding(chain, now.mono_s):
+                vector[chain] = max(vector.get(chain, 0), seq)  # not again before its time
+        self._next_id += 1
+        self._incoming = _Incoming(link.peer, self._next_id, now.mono_s)
+        self._core.send(link, Pull(self._next_id, vector))
+
+    def _abandon(self, now: Now) -> None:
+        self._incoming = None
+        self._not_before_s = now.mono_s + _BACKOFF_S * (0.5 + self._core.rng.random())
+
+    def received(self, link: Link, drain: Drain, now: Now) -> None:
+        """Take in a chunk."""
+        if self._core.is_stale(link):
+            return
+        self._intake.items(drain.items, now)
+        incoming = self._incoming
+        if incoming is None or incoming.peer != link.peer or incoming.pull_id != drain.pull_id:
+            return
+        if drain.index != incoming.next_index:
+            self._abandon(now)
+            return
+        incoming.next_index += 1
+        incoming.progress_s = now.mono_s
+        if drain.claim is not None:
+            self._incoming = None
+            if not self._core.am_stale(link):
+                self._intake.claim(drain.claim)
+                self.completed = True
+
+    # giving
+
+    def asked(self, link: Link, pull: Pull) -> None:
+        """Begin a drain; an earlier one to the same registry is no longer wanted."""
+        vector = self._core.replica.vector
+        chains = sorted(chain for chain, seq in vector.items() if seq > pull.vector.get(chain, 0))
+        self._outgoing[link.peer] = _Outgoing(pull.pull_id, dict(vector), dict(pull.vector), chains)
+
+    def flush(self, now: Now) -> None:
+        """Send chunks where there is room; half of a link's room stays free for fresh writes."""
+        room = self._core.config.window_frames // 2
+        for peer in list(self._outgoing):
+            link = self._core.links[peer]
+            while peer in self._outgoing and self._core.credit(link) > room:
+                self._send_chunk(link, self._outgoing[peer], now)
+
+    def _send_chunk(self, link: Link, drain: _Outgoing, now: Now) -> None:
+        items = self._chunk(drain)
+        claim = None
+        if not drain.chains and not drain.replaced:
+            claim = drain.claim
+            del self._outgoing[link.peer]
+        frame = self._core.frame(link, now)
+        self._core.send(link, Drain(frame, drain.pull_id, drain.index, tuple(items), claim))
+        drain.index += 1
+
+    def _chunk(self, drain: _Outgoing) -> list[Item]:
+        config = self._core.config
+        items: list[Item] = []
+        size = 0
+        for group in self._remaining(drain):
+            items += group
+            size += sum(len(item.section.payload) + 40 for item in group)
+            if len(items) >= config.frame_items or size >= config.frame_bytes:
+                break
+        return items
+
+    def _remaining(self, drain: _Outgoing) -> Iterator[list[Item]]:
+        """What stands in the logs after the receiver's vector; then what replaced any of it since."""
+        replica = self._core.replica
+        while drain.chains:
+            chain = drain.chains[0]
+            log = replica.log(chain)
+            start = max(drain.position, drain.after.get(chain, 0))
+            for seq, record, kind in log.after(start, drain.claim[chain]):
+                drain.position = seq
+                item = record.resolve(kind) if log.is_live(seq, record, kind) else None
+                if item is not None:
+                    yield [item]
+            drain.chains.pop(0)
+            drain.position = 0
+        while drain.replaced:
+            _, record = drain.replaced.popitem()
+            yield list(record.items())
+
+    def _replaced(self, record: Record) -> None:
+        for drain in self._outgoing.values():
+            drain.replaced[id(record)] = record

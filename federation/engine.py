@@ -1,0 +1,303 @@
+"""The federation core as one machine without I/O: calls in, effects out.
+
+Every method takes `now` and returns the effects to perform, in their order. Nothing here reads a
+clock, draws from anything but the generator it was given, or waits.
+"""
+
+from collections.abc import Mapping
+from random import Random
+
+from federation.clock import Now, Vector
+from federation.config import Config
+from federation.core import Core, Link
+from federation.drains import Drains
+from federation.effects import Close, Effect
+from federation.guard import Guard
+from federation.intake import Intake
+from federation.liveness import Liveness, Standing
+from federation.messages import (
+    PROTOCOL_VERSION,
+    Ack,
+    Announce,
+    Beats,
+    DigestRecords,
+    DigestRequest,
+    DigestSums,
+    Drain,
+    Hello,
+    Message,
+    Pull,
+    Push,
+    Repair,
+    Want,
+    Watermarks,
+)
+from federation.record import REGISTRY_PREFIX
+from federation.replica import Replica
+from federation.streams import Streams
+from federation.tombstones import Collector
+from federation.walks import Walks
+from federation.writes import Token, Writes
+
+_GENERATION_BITS = 8  # random ones below the milliseconds: two starts in one are told apart
+_HELLO_EVERY_S = 2.0
+_SETTLE_A_TICK = 2_000  # fingerprints: about 15 ms of work
+_ANNOUNCE_AGAIN_S = 60.0
+
+
+class Engine:
+    """One registry's part in the federation. A start takes a new generation, always: what a lost or
+    old store would have us write again gets new names."""
+
+    def __init__(self, config: Config, replica: Replica, rng: Random, now: Now) -> None:
+        self.config = config
+        self.replica = replica
+        replica.begin_generation(now.wall_ms << _GENERATION_BITS | rng.getrandbits(_GENERATION_BITS))
+        self._core = core = Core(config, replica, rng)
+        self._guard = Guard(core)
+        self._intake = Intake(core, self._guard)
+        self._streams = Streams(core, self._intake)
+        self._drains = Drains(core, self._intake)
+        self._walks = Walks(core, self._intake, now)
+        self._writes = Writes(core)
+        self._liveness = Liveness(core)
+        self._collector = Collector(core, self._writes, self._liveness, now)
+        self._guard.reachable = self._liveness.reachable
+        self._intake.on_advanced = self._streams.advanced
+        self._flushed_seq = 0
+        self._next_announce_s = now.mono_s
+        self._enrol(now)
+
+    # links
+
+    def connected(self, peer: str, now: Now) -> list[Effect]:
+        """An authenticated link to that registry is up."""
+        self._drop(peer)
+        link = self._core.links[peer] = Link(peer, heard_s=now.mono_s)
+        self._greet(link, now)
+        return self._effects(now)
+
+    def disconnected(self, peer: str, now: Now) -> list[Effect]:
+        """The link is down."""
+        self._drop(peer)
+        return self._effects(now)
+
+    def receive(self, peer: str, message: Message, now: Now) -> list[Effect]:
+        """A message came over the link to that registry."""
+        link = self._core.links.get(peer)
+        if link is None:
+            return []
+        link.heard_s = now.mono_s
+        if isinstance(message, Hello):
+            self._hello(link, message, now)
+        elif not link.greeted:
+            self._greet(link, now)  # its Hello was lost, or is late: nothing can be judged without
+        else:
+            self._dispatch(link, message, now)
+        return self._effects(now)
+
+    def tick(self, now: Now) -> list[Effect]:
+        """Time has passed. Call it several times a second."""
+        for link in self._core.links.values():
+            self._streams.send_ack(link)
+            if not link.greeted:
+                self._greet(link, now)
+        self._streams.expire(now)
+        self._announce(now)
+        self._drains.tick(now)
+        self._walks.tick(now)
+        self._liveness.tick(now)
+        self._collector.tick(now)
+        self._liveness.flush_beats(now)
+        self.replica.digest.settle(_SETTLE_A_TICK)
+        return self._effects(now)
+
+    # local writes
+
+    def register(
+        self, key: str, payload: bytes, now: Now, *, incarnation: int, judgement: bytes, token: Token | None = None
+    ) -> tuple[Token, list[Effect]]:
+        """A node registers here. `incarnation` is of its key's id; `judgement` what we say of it."""
+        made = self._writes.register(key, payload, now, incarnation=incarnation, judgement=judgement, token=token)
+        return made, self._effects(now)
+
+    def heartbeat(
+        self, key: str, now: Now, *, judgement: bytes, metrics: bytes = b"", token: Token | None = None
+    ) -> tuple[Token | None, list[Effect]]:
+        """A node beats here: it becomes ours, if it was not. None: unknown here, it has to register."""
+        made = self._writes.heartbeat(key, judgement, now, token)
+        if made is None:
+            return None, self._effects(now)
+        self._liveness.measured(made[1], metrics, now)
+        return made[0], self._effects(now)
+
+    def judge(self, key: str, value: bytes, now: Now) -> list[Effect]:
+        """What we say of a node of ours changes; nothing if it is not (any more) ours."""
+        self._writes.judge(key, value, now)
+        return self._effects(now)
+
+    def amend(self, key: str, payload: bytes, now: Now) -> list[Effect]:
+        """What operators want of a node. Raises KeyError."""
+        self._writes.amend(key, payload, now)
+        return self._effects(now)
+
+    def delete(self, key: str, reason: bytes, now: Now) -> list[Effect]:
+        """It exists no more. Raises KeyError."""
+        self._writes.delete(key, reason, now)
+        return self._effects(now)
+
+    def put(self, key: str, payload: bytes, now: Now) -> list[Effect]:
+        """A thing without an owner: an API key (`k:`), an entry of a list."""
+        self._writes.put(key, payload, now)
+        return self._effects(now)
+
+    def revoke(self, key: str, reason: bytes, now: Now) -> list[Effect]:
+        """An API key is good no more, whether or not it is known here yet."""
+        self._writes.revoke(key, reason, now)
+        return self._effects(now)
+
+    # views
+
+    def owns(self, key: str) -> bool:
+        """Whether we are the one who judges this node."""
+        record = self.replica.get(key)
+        judgement = record.judgement if record is not None and record.exists else None
+        return judgement is not None and judgement.origin == self.config.registry_id
+
+    def standing(self, key: str, now: Now) -> Standing | None:
+        """What is known of a node's liveness; None for what has no owner."""
+        self._liveness.settle()
+        record = self.replica.get(key)
+        return self._liveness.standing(record, now) if record is not None else None
+
+    def reachable(self, registry_id: str, now: Now) -> bool:
+        """Whether that registry's watermark advances, directly or through anybody."""
+        return self._liveness.reachable(registry_id, now)
+
+    @property
+    def caught_up(self) -> bool:
+        """Whether we have had everything that some peer had, since we started."""
+        return self._drains.completed
+
+    @property
+    def links(self) -> Mapping[str, Link]:
+        """The links that are up."""
+        return self._core.links
+
+    # parts
+
+    def _enrol(self, now: Now) -> None:
+        """Our own entry in the roster, written when it is not there or says something else."""
+        own = self.replica.get(REGISTRY_PREFIX + self.config.registry_id)
+        if own is None or not own.exists or own.spec is None or own.spec.payload != self.config.advert:
+            self._writes.put(REGISTRY_PREFIX + self.config.registry_id, self.config.advert, now)
+
+    def _effects(self, now: Now) -> list[Effect]:
+        """Push what is new, then hand over everything to be done."""
+        core = self._core
+        own = self.replica.vector.get(self.replica.chain, 0)
+        if own != self._flushed_seq:
+            self._flushed_seq = own
+            self._streams.advanced(self.replica.chain)
+        self._streams.flush(now)
+        self._drains.flush(now)
+        effects, core.out = core.out, []
+        return effects
+
+    def _drop(self, peer: str) -> None:
+        if self._core.links.pop(peer, None) is not None:
+            self._drains.forget(peer)
+            self._walks.forget(peer)
+
+    def _greet(self, link: Link, now: Now) -> None:
+        if now.mono_s - link.hello_sent_s < _HELLO_EVERY_S:
+            return
+        link.hello_sent_s = now.mono_s
+        meta = self.replica.meta()
+        link.announced = meta.vector
+        hello = Hello(
+            self.config.registry_id, self.replica.generation, meta.vector, meta.floor, meta.life_floor,
+            self._core.direct(now), now.wall_ms,
+        )  # fmt: skip
+        self._core.send(link, hello)
+
+    def _hello(self, link: Link, hello: Hello, now: Now) -> None:
+        if hello.version != PROTOCOL_VERSION or hello.registry_id != link.peer:
+            self._core.out.append(Close(link.peer, f"it speaks version {hello.version} as {hello.registry_id}"))
+            return
+        if link.greeted:
+            self._greet(link, now)  # it asks again: ours did not arrive
+        self._renew(hello.vector, now)
+        link.vector = dict(hello.vector)
+        link.floor, link.life_floor = dict(hello.floor), hello.life_floor
+        link.direct = frozenset(hello.direct)
+        link.wall_ms, link.wall_at_s = hello.wall_ms, now.mono_s
+        link.greeted = True
+        self._streams.greeted(link)
+        self._drains.greeted(link, now)
+
+    def _renew(self, vector: Vector, now: Now) -> None:
+        """Somebody knows a later start of ours: our clock went backwards, and our store was lost.
+        What we write from now on must have names of its own."""
+        known = [generation for origin, generation in vector if origin == self.config.registry_id]
+        if known and max(known) > self.replica.generation:
+            self.replica.begin_generation(max(known) + 1)
+            self._flushed_seq = 0
+            self._core.stored_meta()
+
+    def _dispatch(self, link: Link, message: Message, now: Now) -> None:
+        match message:
+            case Push():
+                self._streams.received(link, message, now)
+                size = sum(len(segment.entries) for segment in message.segments)
+                self._streams.acknowledge(link, message.frame, size)
+            case Drain():
+                self._drains.received(link, message, now)
+                self._streams.acknowledge(link, message.frame, 0, at_once=True)
+            case Repair():
+                self._walks.repair(link, message, now)
+                self._streams.acknowledge(link, message.frame, 0, at_once=True)
+            case Ack():
+                self._streams.acked(link, message.frame)
+            case Announce():
+                link.vector.update(message.vector)
+                link.floor.update(message.floor)
+                link.life_floor = max(link.life_floor, message.life_floor)
+                link.direct = frozenset(message.direct)
+            case Pull():
+                self._drains.asked(link, message)
+            case Watermarks():
+                self._liveness.heard(link, message, now)
+            case Beats():
+                self._liveness.beats(link, message, now)
+            case DigestRequest():
+                self._walks.asked(link, message)
+            case DigestSums():
+                self._walks.sums(link, message, now)
+            case DigestRecords():
+                self._walks.records(link, message, now)
+            case Want():
+                self._walks.wanted(link, message, now)
+            case Hello():
+                raise AssertionError("greetings are not dispatched")
+
+    def _announce(self, now: Now) -> None:
+        """Tell where we are: what changed at once, everything now and then, as announcements get lost."""
+        if now.mono_s < self._next_announce_s:
+            return
+        self._next_announce_s = now.mono_s + self.config.watermark_interval_s
+        replica, direct = self.replica, self._core.direct(now)
+        rest = (dict(replica.floor), replica.life_floor, direct)
+        for link in self._core.greeted():
+            silent_s = now.mono_s - link.announced_whole_s
+            whole = silent_s >= _ANNOUNCE_AGAIN_S or (
+                silent_s >= self.config.sync_interval_s and link.announced != link.announced_whole
+            )
+            told: Vector = {} if whole else link.announced
+            news = {chain: seq for chain, seq in replica.vector.items() if told.get(chain) != seq}
+            if not news and rest == link.announced_rest:
+                continue
+            link.announced, link.announced_rest = dict(replica.vector), rest
+            if whole:
+                link.announced_whole, link.announced_whole_s = link.announced, now.mono_s
+            self._core.send(link, Announce(news, dict(replica.floor), replica.life_floor, direct))

@@ -1,0 +1,181 @@
+"""Who vouches for whom. An owner judges its nodes; everybody else judges only the owner.
+
+A watermark says: everything I own and did not mention is as I last said, as of then. It counts here
+once we hold all that the owner had said by then (so that nothing it lost is vouched for), and it
+vouches for a judgement that the owner itself knew. Each mark carries an age, never a time of day:
+every hop adds how long it stayed there.
+
+Measurements travel beside that, lossy, and say nothing about liveness.
+"""
+
+from dataclasses import dataclass
+
+from federation.clock import Now
+from federation.core import Core, Link
+from federation.messages import Beat, Beats, Watermark, Watermarks
+from federation.record import Record, Section
+
+BEATS_A_FRAME = 4_000
+_NEWER_S = 0.3  # one quantum of an age on the wire, and a bit
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """A watermark as held: ages made local moments."""
+
+    generation: int
+    known: tuple[tuple[int, int], ...]
+    as_of_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What is known of a node: its owner's last word, whether the owner can be heard of, and how old
+    its word is, in seconds (infinity: there is no watermark to tell)."""
+
+    owner: str
+    judgement: bytes
+    reachable: bool
+    as_of_s: float
+
+
+class Liveness:
+    """See the module."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+        self._latest: dict[str, Mark] = {}
+        self._counting: dict[str, Mark] = {}  # the newest mark of each owner whose words we all hold
+        self._next_marks_s = self._next_beats_s = float("-inf")
+
+    # watermarks
+
+    def heard(self, link: Link, message: Watermarks, now: Now) -> None:
+        """Take in marks."""
+        link.wall_ms, link.wall_at_s = message.wall_ms, now.mono_s
+        for mark in message.marks:
+            as_of_s = now.mono_s - mark.age_ms / 1000
+            link.marks_sent[mark.owner] = max(as_of_s, link.marks_sent.get(mark.owner, as_of_s))
+            if mark.owner == self._core.me:
+                continue
+            held = self._latest.get(mark.owner)
+            if held is None or (mark.generation, as_of_s) > (held.generation, held.as_of_s):
+                self._latest[mark.owner] = Mark(mark.generation, mark.known, as_of_s)
+
+    def settle(self) -> None:
+        """Let marks count whose words have all arrived."""
+        vector = self._core.replica.vector
+        for owner, mark in self._latest.items():
+            if self._counting.get(owner) is not mark and all(
+                vector.get((owner, generation), 0) >= seq for generation, seq in mark.known
+            ):
+                self._counting[owner] = mark
+
+    def tick(self, now: Now) -> None:
+        """Tell everybody about ourselves, and about owners that they do not hear."""
+        self.settle()
+        if now.mono_s < self._next_marks_s:
+            return
+        self._next_marks_s = now.mono_s + self._core.config.watermark_interval_s
+        own = self._own_mark()
+        for link in self._core.greeted():
+            marks = [own]
+            for owner, mark in self._latest.items():
+                if self._core.needs_relay(link, owner) and mark.as_of_s > link.marks_sent.get(owner, -1e18) + 0.5:
+                    link.marks_sent[owner] = mark.as_of_s
+                    age_ms = int((now.mono_s - mark.as_of_s) * 1000)
+                    marks.append(Watermark(owner, mark.generation, mark.known, age_ms))
+            self._core.send(link, Watermarks(now.wall_ms, tuple(marks)))
+
+    def _own_mark(self) -> Watermark:
+        replica, me = self._core.replica, self._core.me
+        known = {generation: seq for (origin, generation), seq in replica.vector.items() if origin == me}
+        known.setdefault(replica.generation, 0)
+        return Watermark(me, replica.generation, tuple(sorted(known.items())), 0)
+
+    def reachable(self, owner: str, now: Now) -> bool:
+        """Whether the owner's watermark advances, directly or through anybody."""
+        if owner == self._core.me:
+            return True
+        mark = self._latest.get(owner)
+        return mark is not None and now.mono_s - mark.as_of_s <= self._core.config.reach_s
+
+    def last_heard_s(self, owner: str) -> float | None:
+        """When the owner was last known to be there."""
+        mark = self._latest.get(owner)
+        return mark.as_of_s if mark is not None else None
+
+    def standing(self, record: Record, now: Now) -> Standing | None:
+        """What is known of a node; None for what has no owner."""
+        judgement = record.judgement
+        if judgement is None or not record.exists:
+            return None
+        owner = judgement.origin
+        if owner == self._core.me:
+            return Standing(owner, judgement.payload, True, 0.0)
+        mark = self._counting.get(owner)
+        if mark is None or not _covers(mark, judgement):
+            return Standing(owner, judgement.payload, False, float("inf"))
+        age_s = now.mono_s - mark.as_of_s
+        return Standing(owner, judgement.payload, age_s <= self._core.config.reach_s, age_s)
+
+    # measurements
+
+    def measured(self, record: Record, metrics: bytes, now: Now) -> None:
+        """A node of ours reported; others hear of it when it says something new."""
+        record.metrics_at_s = now.mono_s
+        if metrics != record.metrics:
+            record.metrics = metrics
+            for link in self._core.links.values():
+                link.beats_due[record.key] = None
+
+    def beats(self, link: Link, message: Beats, now: Now) -> None:
+        """Take in others' measurements, and pass them on where they are not heard."""
+        log = self._core.replica.logs.get(message.chain)
+        if log is None:
+            return
+        origin = message.chain[0]
+        relays = [
+            other for other in self._core.greeted() if other is not link and self._core.needs_relay(other, origin)
+        ]
+        for seq, age_ms, metrics in message.beats:
+            entry = log.at(seq)
+            if entry is None or not log.is_live(seq, *entry):
+                continue
+            record, at_s = entry[0], now.mono_s - age_ms / 1000
+            if at_s > record.metrics_at_s + _NEWER_S:
+                record.metrics, record.metrics_at_s = metrics, at_s
+                for other in relays:
+                    other.beats_due[record.key] = None
+
+    def flush_beats(self, now: Now) -> None:
+        """Send what is due, where state leaves room; what does not fit waits, and is replaced by newer."""
+        if now.mono_s < self._next_beats_s:
+            return
+        self._next_beats_s = now.mono_s + self._core.config.beat_interval_s
+        for link in self._core.greeted():
+            if link.beats_due and not link.behind and self._core.credit(link) > 0:
+                due, link.beats_due = link.beats_due, {}
+                self._send_beats(link, due, now)
+
+    def _send_beats(self, link: Link, due: dict[str, None], now: Now) -> None:
+        by_chain: dict[tuple[str, int], list[Beat]] = {}
+        for key in due:
+            record = self._core.replica.get(key)
+            judgement = record.judgement if record is not None and record.exists else None
+            if record is not None and judgement is not None:
+                age_ms = int(max(0.0, now.mono_s - record.metrics_at_s) * 1000)
+                beat = Beat(judgement.seq, age_ms, record.metrics)
+                by_chain.setdefault((judgement.origin, judgement.generation), []).append(beat)
+        for chain, beats in by_chain.items():
+            beats.sort()
+            for start in range(0, len(beats), BEATS_A_FRAME):
+                self._core.send(link, Beats(chain, tuple(beats[start : start + BEATS_A_FRAME])))
+
+
+def _covers(mark: Mark, judgement: Section) -> bool:
+    """Whether the owner knew of that judgement. A newer one of the same start, or of a newer start,
+    it made after the mark."""
+    if judgement.generation >= mark.generation:
+        return True
+    return any(g == judgement.generation and judgement.seq <= seq for g, seq in mark.known)

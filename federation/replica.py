@@ -1,0 +1,237 @@
+"""One registry's copy of everything: records, logs, position, sums, tombstones. No protocol here.
+
+Its promise: for every write at or before `vector`, the record holds that write or something greater,
+unless it was collected (tombstones.py says when).
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
+
+from federation.clock import Chain, Vector, covers, raise_to
+from federation.digest import BUCKETS, DigestTree, bucket_of
+from federation.log import Log
+from federation.merge import absorb
+from federation.record import REGISTRY_PREFIX, Item, Record, Section, SectionKind, section_of
+
+_JUDGEMENT = SectionKind.JUDGEMENT
+
+
+class Meta(NamedTuple):
+    """What is kept beside the records. Written after the records that it speaks of."""
+
+    generation: int
+    vector: Vector
+    floor: Vector
+    life_floor: int
+
+
+class Replica:
+    """See the module. `on_replaced` hears of every record whose sections were replaced (drains)."""
+
+    def __init__(self, registry_id: str, digest_key: bytes = b"") -> None:
+        self.registry_id = registry_id
+        self.generation = 0
+        self.vector: Vector = {}
+        self.floor: Vector = {}
+        self.life_floor = 0
+        self.tombstones: dict[str, Record] = {}
+        self.roster: dict[str, Record] = {}
+        self.logs: dict[Chain, Log] = {}
+        self.digest = DigestTree(digest_key)
+        self.on_replaced: Callable[[Record], None] | None = None
+        self._buckets: list[dict[str, Record]] = [{} for _ in range(BUCKETS)]
+        self._count = 0
+
+    # reading
+
+    def __len__(self) -> int:
+        return self._count
+
+    def get(self, key: str) -> Record | None:
+        """The record, tombstones included."""
+        return self._buckets[bucket_of(key)].get(key)
+
+    def records(self) -> Iterator[Record]:
+        """Every record, tombstones included."""
+        for bucket in self._buckets:
+            yield from bucket.values()
+
+    def bucket(self, number: int) -> dict[str, Record]:
+        """The records of one digest bucket, by key."""
+        return self._buckets[number]
+
+    def meta(self) -> Meta:
+        """What `restore` wants back."""
+        return Meta(self.generation, dict(self.vector), dict(self.floor), self.life_floor)
+
+    @property
+    def chain(self) -> Chain:
+        """The chain of this start's own writes."""
+        return self.registry_id, self.generation
+
+    # starting
+
+    @classmethod
+    def restore(
+        cls, registry_id: str, records: Iterable[tuple[Any, ...]], meta: Meta | None, digest_key: bytes = b""
+    ) -> "Replica":
+        """A replica from what a store kept: `Record.state()` tuples and the newest meta."""
+        replica = cls(registry_id, digest_key)
+        last = meta.generation if meta is not None else 0
+        if meta is not None:
+            replica.generation, replica.life_floor = meta.generation, meta.life_floor
+            replica.vector, replica.floor = dict(meta.vector), dict(meta.floor)
+        newest = replica.vector.get((registry_id, last), 0)
+        standing: list[tuple[Chain, int, Record, int]] = []
+        for state in records:
+            record = replica._load(state)
+            for kind, get in enumerate(section_of):
+                section = get(record)
+                if section is not None:
+                    standing.append(((section.origin, section.generation), section.seq, record, kind))
+        for chain, seq, record, kind in sorted(standing, key=lambda entry: entry[:2]):
+            replica.log(chain).add(seq, record, kind)
+            if chain == (registry_id, last):
+                # Only this store's own last start wrote there, in order: what is kept is all there was.
+                newest = max(newest, seq)
+        if newest:
+            replica.vector[registry_id, last] = newest
+        for chain, log in replica.logs.items():
+            log.whole_after = max(replica.vector.get(chain, 0), log.whole_after)
+        return replica
+
+    def begin_generation(self, at_least: int) -> None:
+        """Take a new generation, greater than any of ours that is known here."""
+        known = [generation for origin, generation in self.vector if origin == self.registry_id]
+        known += [generation for origin, generation in self.logs if origin == self.registry_id]
+        self.generation = max([at_least, self.generation + 1, *(g + 1 for g in known)])
+
+    def _load(self, state: tuple[Any, ...]) -> Record:
+        key, life, incarnation, *sections = state
+        record = Record(key)
+        record.life, record.incarnation = life, incarnation
+        record.spec, record.intent, record.judgement, record.end = (
+            Section(*section) if section is not None else None for section in sections
+        )
+        self._insert(record)
+        self.digest.touch(record)
+        self._note_kind(record)
+        return record
+
+    # writing
+
+    def log(self, chain: Chain) -> Log:
+        """The chain's log."""
+        log = self.logs.get(chain)
+        if log is None:
+            log = self.logs[chain] = Log(chain, 0 if chain == self.chain else self.vector.get(chain, 0))
+        return log
+
+    def apply(self, item: Item, *, repairing: bool = False) -> Record | None:
+        """Join an item; the record when that was something new.
+
+        A living item that was seen before and whose record is gone was collected here: it is news only
+        to a repair, which has made sure that the other side knows of every collection of ours.
+        A tombstone of something that is not here is news only if it was never seen.
+        """
+        key, life, incarnation, kind, section = item
+        bucket = self._buckets[bucket_of(key)]
+        record = bucket.get(key)
+        chain = (section[1], section[4])
+        if record is None:
+            if self.vector.get(chain, 0) >= section[5] and (life % 2 == 0 or not repairing):
+                return None
+            record = Record(key)
+            absorb(record, item)
+            bucket[key] = record
+            self._count += 1
+        elif record.life == life and record.incarnation == incarnation:
+            old = section_of[kind](record)
+            if not absorb(record, item):
+                return None
+            if old is not None:
+                self._replaced(record, old)
+                if kind == _JUDGEMENT and old[1] == self.registry_id != section[1]:
+                    self._release(record)
+        else:
+            olds = [old for get in section_of if (old := get(record)) is not None]
+            if not absorb(record, item):
+                return None
+            for old in olds:
+                self._replaced(record, old)
+        log = self.logs.get(chain)
+        if log is None:
+            log = self.log(chain)
+        log.add(section[5], record, kind)
+        self.digest.touch(record)
+        if life % 2 == 0 or key in self.tombstones or key.startswith(REGISTRY_PREFIX):
+            self._note_kind(record)
+        return record
+
+    def write(self, item: Item) -> Record:
+        """Our own write: its section carries the next dot of our chain (`next_seq`)."""
+        self.vector[self.chain] = item.section.seq - 1  # the chain is ours from its first write on
+        record = self.apply(item)
+        assert record is not None, "a minted stamp is greater than what stands"
+        # Losing a node by our own write takes no release: the write itself tells.
+        self.vector[self.chain] = max(item.section.seq, self.vector[self.chain])
+        return record
+
+    @property
+    def next_seq(self) -> int:
+        """The position of our next own write."""
+        return self.vector.get(self.chain, 0) + 1
+
+    def remove(self, record: Record) -> None:
+        """Take a record out, leaving nothing."""
+        del self._buckets[bucket_of(record.key)][record.key]
+        self._count -= 1
+        self.digest.remove(record)
+        self.tombstones.pop(record.key, None)
+        self.roster.pop(record.key, None)
+        if self.on_replaced is not None:
+            self.on_replaced(record)
+        record.clear()
+
+    def collect(self, tombstone: Record) -> None:
+        """Remove a tombstone for good: from now on `floor` tells who may have missed it."""
+        end = tombstone.end
+        assert end is not None, "tombstones carry their end"
+        raise_to(self.floor, {(end.origin, end.generation): end.seq})
+        self.life_floor = max(self.life_floor, tombstone.life)
+        self.remove(tombstone)
+
+    def knows(self, section: Section) -> bool:
+        """Whether the write is at or before our position."""
+        return covers(self.vector, section.dot)
+
+    # parts
+
+    def _insert(self, record: Record) -> None:
+        self._buckets[bucket_of(record.key)][record.key] = record
+        self._count += 1
+
+    def _note_kind(self, record: Record) -> None:
+        if record.deleted:
+            self.tombstones[record.key] = record
+        else:
+            self.tombstones.pop(record.key, None)
+        if record.key.startswith(REGISTRY_PREFIX):
+            if record.deleted:
+                self.roster.pop(record.key, None)
+            else:
+                self.roster[record.key] = record
+
+    def _replaced(self, record: Record, old: Section) -> None:
+        log = self.logs.get((old[1], old[4]))
+        if log is not None:
+            log.replaced += 1
+        if self.on_replaced is not None:
+            self.on_replaced(record)
+
+    def _release(self, record: Record) -> None:
+        """We lost a node to another registry: a position of our chain that stands for its judgement.
+        Whoever hears our later watermarks has thereby heard of the new owner."""
+        seq = self.next_seq
+        self.log(self.chain).add(seq, record, _JUDGEMENT)
+        self.vector[self.chain] = seq

@@ -1,0 +1,158 @@
+"""This registry's own writes: stamps are minted here, above everything that they replace."""
+
+from typing import NamedTuple
+
+from federation.clock import HLC_MAX, Dot, Now
+from federation.core import Core
+from federation.record import MAX_INCARNATION, MAX_LIFE, Item, Record, Section, SectionKind
+
+KEY_PREFIX = "k:"  # API keys: their ids are never used again, so they have one life
+
+
+class Token(NamedTuple):
+    """What a node carries from one registry to the next, so that each mints above the last."""
+
+    life: int
+    incarnation: int
+    epoch: int
+
+
+class Writes:
+    """Mints and applies. Raises KeyError for a key that does not exist here."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+
+    def register(
+        self, key: str, payload: bytes, now: Now, *, incarnation: int, judgement: bytes, token: Token | None
+    ) -> Token:
+        """A node registers: it exists, as it says, and is ours."""
+        life, own_incarnation, born = self._life(key, incarnation, token)
+        record = self._spec(key, payload, now, life, own_incarnation, born, token.epoch if token else 0)
+        held = record.judgement
+        newest = token is None or held is None or token.epoch <= held.major
+        if held is not None and held.origin == self._core.me and newest:
+            if held.payload != judgement:
+                self.judge_own(key, judgement, now)
+        else:
+            self._adopt(record, judgement, now, token.epoch if token else 0)
+        return self._token(record)
+
+    def heartbeat(self, key: str, judgement: bytes, now: Now, token: Token | None) -> tuple[Token, Record] | None:
+        """A node beats here: it is ours, if it was not. None: it has to register first."""
+        record = self._core.replica.get(key)
+        if record is None or not record.exists:
+            return None
+        if token is not None and (token.life, token.incarnation) > (record.life, record.incarnation):
+            return None  # a later life of it, which we have not heard of
+        held = record.judgement
+        if held is None or held.origin != self._core.me or (token is not None and token.epoch > held.major):
+            self._adopt(record, judgement, now, token.epoch if token else 0)
+        return self._token(record), record
+
+    def judge(self, key: str, value: bytes, now: Now) -> bool:
+        """The owner's word changes; False when we are not (any more) the owner, or it is the same."""
+        record = self._core.replica.get(key)
+        held = record.judgement if record is not None and record.exists else None
+        if held is None or held.origin != self._core.me or held.payload == value:
+            return False
+        self.judge_own(key, value, now)
+        return True
+
+    def judge_own(self, key: str, value: bytes, now: Now) -> None:
+        """A later word within the epoch that we hold, or the first one of our own record."""
+        record = self._existing(key)
+        held = record.judgement
+        if held is None or held.origin != self._core.me:
+            self._adopt(record, value, now, 0)
+            return
+        minor = self._mint(now, held.major, held.minor)
+        self._write(record, SectionKind.JUDGEMENT, held.major, minor, value)
+
+    def amend(self, key: str, payload: bytes, now: Now) -> None:
+        """The operator's intent."""
+        record = self._existing(key)
+        held = record.intent
+        self._write(record, SectionKind.INTENT, self._mint(now, held.major if held else 0), 0, payload)
+
+    def put(self, key: str, payload: bytes, now: Now) -> None:
+        """A thing without an owner."""
+        life, incarnation, born = self._life(key, 0, None)
+        self._spec(key, payload, now, life, incarnation, born, 0)
+
+    def delete(self, key: str, reason: bytes, now: Now) -> None:
+        """It exists no more."""
+        record = self._existing(key)
+        birth = record.birth
+        stamp = self._mint(now, *(item.section.major for item in record.items()))
+        section = self._section(stamp, 0, reason, birth or ())
+        self._apply(Item(key, record.life + 1, record.incarnation, SectionKind.END, section))
+
+    def revoke(self, key: str, reason: bytes, now: Now) -> None:
+        """A key is good no more, wherever it is known, also where it is not known yet. For ever."""
+        record = self._core.replica.get(key)
+        if record is not None and (record.end is not None or record.deleted):
+            return
+        life, incarnation = (record.life, record.incarnation) if record is not None else (1, 0)
+        self._apply(Item(key, life, incarnation, SectionKind.END, self._section(self._mint(now), 0, reason)))
+
+    # parts
+
+    def _life(self, key: str, incarnation: int, token: Token | None) -> tuple[int, int, bool]:
+        """(life, incarnation, whether it is new here) of something that registers."""
+        record = self._core.replica.get(key)
+        floor = 0 if key.startswith(KEY_PREFIX) else self._core.replica.life_floor
+        brought = (0, 0)
+        if token is not None and token.life % 2 == 1 and floor < token.life <= MAX_LIFE:
+            brought = token.life, min(max(0, token.incarnation), MAX_INCARNATION)
+        if record is not None and not record.deleted:
+            held = record.life, record.incarnation
+            return (*max(held, brought), brought > held or record.spec is None)
+        least = record.life + 1 if record is not None else floor + 1 + floor % 2
+        if least > MAX_LIFE:
+            raise ValueError(f"{key} has been deleted and registered too often; use another id")
+        return (*max((least, incarnation), brought), True)
+
+    def _spec(self, key: str, payload: bytes, now: Now, life: int, incarnation: int, born: bool, above: int) -> Record:
+        record = self._core.replica.get(key)
+        held = record.spec if record is not None and (record.life, record.incarnation) == (life, incarnation) else None
+        stamp = self._mint(now, held.major if held else 0, above)
+        birth: tuple[()] | tuple[str, int, int] = held.birth if held is not None and not born else ()
+        if not birth:
+            birth = (*self._core.replica.chain, self._core.replica.next_seq)
+        return self._apply(Item(key, life, incarnation, SectionKind.SPEC, self._section(stamp, 0, payload, birth)))
+
+    def _adopt(self, record: Record, judgement: bytes, now: Now, above: int) -> None:
+        held = record.judgement
+        epoch = self._mint(now, held.major if held else 0, above)
+        self._write(record, SectionKind.JUDGEMENT, epoch, 0, judgement)
+
+    def _write(self, record: Record, kind: SectionKind, major: int, minor: int, payload: bytes) -> None:
+        section = self._section(major, minor, payload)
+        self._apply(Item(record.key, record.life, record.incarnation, kind, section))
+
+    def _section(
+        self, major: int, minor: int, payload: bytes, birth: tuple[()] | tuple[str, int, int] | Dot = ()
+    ) -> Section:
+        replica = self._core.replica
+        return Section(major, replica.registry_id, minor, payload, replica.generation, replica.next_seq, birth)
+
+    def _apply(self, item: Item) -> Record:
+        record = self._core.replica.write(item)
+        self._core.stored([record])
+        self._core.stored_meta()
+        return record
+
+    def _existing(self, key: str) -> Record:
+        record = self._core.replica.get(key)
+        if record is None or record.deleted or not (record.spec or record.end):
+            raise KeyError(key)
+        return record
+
+    def _mint(self, now: Now, *above: int) -> int:
+        return self._core.clock.mint(self._core.wall_ms(now), *(min(stamp, HLC_MAX - 2) for stamp in above))
+
+    @staticmethod
+    def _token(record: Record) -> Token:
+        assert record.judgement is not None
+        return Token(record.life, record.incarnation, record.judgement.major)
