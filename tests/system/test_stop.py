@@ -72,9 +72,6 @@ async def test_what_is_in_flight_is_finished_and_nothing_new_is_taken(tmp_path: 
     assert await stopping < STOP_S
     for connection in (idle, busy, halfway):
         connection.close()
-    with running(tmp_path / "data") as again:
-        async with session(again.url) as admin, admin.get(f"{NODES}/in-flight") as answer:
-            assert answer.status == 200
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
@@ -159,35 +156,38 @@ async def works(url: str, key: str) -> None:
         assert answer.status == 200
 
 
-@pytest.mark.parametrize("workers", [("1", "1"), ("1", "2"), ("2", "1"), ("2", "2")], ids="-".join)
-def test_two_registries_never_share_a_port(tmp_path: Path, workers: tuple[str, str]) -> None:
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_two_registries_never_share_a_port(tmp_path: Path, workers: str) -> None:
     port = free_port()
-    with running(tmp_path / "one", "--workers", workers[0], port=port):
-        second = Process(tmp_path / "two", "--workers", workers[1], port=port)
-        second.popen.wait(20)
-        assert second.stop() == 2
-        assert f"--port {port} cannot be used" in second.output()
-        assert "Traceback" not in second.output()
+    with running(tmp_path / "one", "--workers", workers, port=port):
+        others = [Process(tmp_path / f"other-{count}", "--workers", count, port=port) for count in ("1", "2")]
+        for other in others:
+            other.popen.wait(20)
+            assert other.stop() == 2
+            assert f"--port {port} cannot be used" in other.output()
+            assert "Traceback" not in other.output()
 
 
-@pytest.mark.parametrize(
-    "name", ["with two  spaces", "вузол \u2014 'київ' \"x\"", "long/" + "/".join(["d" * 100] * 20)]
-)
+NAMES = {"unicode and spaces": "вузол  \u2014 'київ' \"x\"", "very long": "/".join(["d" * 100] * 20)}
+
+
+@pytest.mark.parametrize("name", NAMES)
 async def test_any_data_folder_works(tmp_path: Path, name: str) -> None:
-    with running(tmp_path / "up" / name) as process:
+    with running(tmp_path / "up" / NAMES[name]) as process:
         async with session(process.url) as admin:
             async with admin.post(f"{NODES}/register", json={"node_id": "n"}) as answer:
                 assert answer.status == 200
 
 
-@pytest.mark.parametrize("name", ["file", "file/below", "x" * 300])
-def test_a_data_folder_that_cannot_be_is_refused(tmp_path: Path, name: str) -> None:
+def test_a_data_folder_that_cannot_be_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    process = Process(tmp_path / "log", "--data-dir", str(tmp_path / name))
-    process.popen.wait(20)
-    assert process.stop() == 2
-    assert "--data-dir" in process.output()
-    assert "Traceback" not in process.output()
+    names = ("file", "file/below", "x" * 300)
+    tried = [Process(tmp_path / f"log-{i}", "--data-dir", str(tmp_path / name)) for i, name in enumerate(names)]
+    for process in tried:
+        process.popen.wait(20)
+        assert process.stop() == 2
+        assert "--data-dir" in process.output()
+        assert "Traceback" not in process.output()
 
 
 @pytest.mark.parametrize("log_format", ["text", "json"])
