@@ -79,13 +79,14 @@ def total_vram_gb(flat: Mapping[str, Json]) -> float | None:
 
 def free_vram_gb(gpus: Iterable[Json]) -> float | None:
     """Free VRAM of all GPUs together in GB, or None when no GPU tells it."""
-    sizes = [size for g in gpus if isinstance(g, Mapping) and (size := number(g.get("vram_free_gb"))) is not None]
+    sizes = [size for g in gpus if isinstance(g, dict) and (size := number(g.get("vram_free_gb"))) is not None]
     return sum(sizes) if sizes else None
 
 
 def number(value: Json) -> float | None:
     """The value if it is a number (a boolean is not), else None."""
-    return value if isinstance(value, int | float) and not isinstance(value, bool) else None
+    kind = type(value)  # a boolean is an int by class; and this is asked several times a heartbeat
+    return value if kind is float or kind is int else None
 
 
 def _has(flat: Mapping[str, Json], name: str) -> bool:

@@ -37,7 +37,11 @@ class Gate:
     """
 
     def __init__(
-        self, app: web.Application, metrics: Metrics, cors_origins: Sequence[str], hot: Mapping[tuple[str, str], Handler]
+        self,
+        app: web.Application,
+        metrics: Metrics,
+        cors_origins: Sequence[str],
+        hot: Mapping[tuple[str, str], Handler],
     ) -> None:
         self._app = app
         self._hot = hot
