@@ -108,7 +108,7 @@ async def test_other_workers_changes_arrive(region: Bench) -> None:
         version = await other.put("a", changed.encode(), expected=version, at_ms=NOW_MS)
         await becomes(lambda: made.statuses() == {"a": "maintenance"})
         await other.beat("a", b'{"cpu_percent":9}', NOW_MS + 1)
-        await becomes(lambda: made.directory.get("a").metrics == b'{"cpu_percent":9}')  # type: ignore[union-attr]
+        await becomes(lambda: made.directory.get("a").metrics == b'{"cpu_percent":9}')
         await other.delete("a", expected=version, at_ms=NOW_MS)
         await becomes(lambda: made.statuses() == {})
 
@@ -155,7 +155,7 @@ class Breaking(RedisStore):
 
     async def tail(self, position: str) -> AsyncIterator[list[Change]]:
         """See ports.Store."""
-        async with contextlib.aclosing(super().tail(position)) as tail:  # type: ignore[type-var]
+        async with contextlib.aclosing(super().tail(position)) as tail:
             while self.broken is None:
                 reading = asyncio.ensure_future(anext(tail))
                 done, _ = await asyncio.wait({reading}, timeout=0.01)
@@ -194,7 +194,7 @@ async def test_what_was_missed_while_the_stream_was_broken_is_loaded(region: Ben
         await raw.delete(region.key("changes"))
         await raw.script_flush()
         await becomes(lambda: made.statuses() == {"new": "online", "stays": "online"})
-        await becomes(lambda: made.directory.get("stays").metrics == b'{"cpu_percent":3}')  # type: ignore[union-attr]
+        await becomes(lambda: made.directory.get("stays").metrics == b'{"cpu_percent":3}')
         assert store.loads_fail == 0
         await register(other, "later")
         await becomes(lambda: "later" in made.statuses())

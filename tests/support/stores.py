@@ -1,5 +1,6 @@
 """The region's store over a fake Redis and over a real one, behind one door."""
 
+import asyncio
 import contextlib
 import itertools
 from collections.abc import AsyncIterator, Callable
@@ -9,6 +10,7 @@ from fakeredis import FakeServer
 from fakeredis.aioredis import FakeRedis
 from redis.asyncio import Redis
 
+from registry.ports import Change, Loaded, Store
 from registry.redis_url import connect
 from registry.store import RedisStore
 
@@ -45,7 +47,7 @@ class Bench:
             self.pipelines += 1
             return pipeline(*args, **kwargs)
 
-        made.pipeline = counted  # type: ignore[method-assign]
+        made.pipeline = counted  # type: ignore[method-assign]  # to count, not to change
         return made
 
     async def raw(self) -> Redis:
@@ -88,3 +90,24 @@ async def bench(url: str | None) -> AsyncIterator[Bench]:
         yield made
     finally:
         await made.aclose()
+
+
+async def loaded(store: Store) -> dict[str, Loaded]:
+    """Every node by its id."""
+    return {node.node_id: node async for chunk in store.load() for node in chunk}
+
+
+async def heard(store: Store, at_ms: int) -> bool:
+    """A heartbeat of "a", sent by a task of its own."""
+    return await store.beat("a", b"{}", at_ms)
+
+
+async def told(store: Store, position: str, number: int) -> list[Change]:
+    """The next changes after a position."""
+    changes: list[Change] = []
+    async with asyncio.timeout(5), contextlib.aclosing(store.tail(position)) as tail:  # type: ignore[type-var]  # a port promises no aclose
+        async for some in tail:
+            changes += some
+            if len(changes) >= number:
+                return changes
+    return changes

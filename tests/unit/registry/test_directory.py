@@ -189,6 +189,15 @@ def test_heartbeats_leave_nothing_behind_to_sweep() -> None:
     assert len(directory._deadlines) == 1
 
 
+def test_a_node_that_comes_and_goes_leaves_nothing_behind_either() -> None:
+    directory = Directory(WINDOWS, 0.0)
+    directory.put(made("a"), 1, 0.0)
+    for times in range(1, 51):
+        assert [t.after for t in directory.sweep(times * 100.0, NOW_MS)] == ["degraded"]
+        assert directory.beat("a", b"{}", NOW_MS + times, times * 100.0) is not None
+    assert len(directory._deadlines) <= 4  # its own, and those of the silences within one window
+
+
 @given(st.floats(0, 1e9), st.floats(0.001, 1e4), st.floats(1, 10))
 def test_a_deadline_is_kept_however_floats_round(now: float, degraded: float, times: float) -> None:
     windows = Windows(degraded / 3, degraded, degraded * (1 + times))

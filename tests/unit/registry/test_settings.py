@@ -168,7 +168,7 @@ def test_a_refused_secret_is_not_echoed(monkeypatch: pytest.MonkeyPatch, name: s
 def test_settings_do_not_change() -> None:
     made = load({}, None)
     with pytest.raises(ValueError, match="frozen"):
-        made.port = 1  # type: ignore[misc]
+        made.port = 1
 
 
 @pytest.mark.parametrize(
