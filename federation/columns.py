@@ -6,9 +6,10 @@ ours, and no peer would have taken it.
 """
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from enum import StrEnum
-from itertools import accumulate, groupby, pairwise
+from itertools import accumulate, pairwise
 from operator import lt, sub
 from struct import pack, unpack
 from sys import intern
@@ -18,7 +19,7 @@ from federation.clock import Chain, Vector
 
 NUMBER_MAX = 2**63 - 1  # a signed 64-bit integer's: what stores and other languages hold
 FINGERPRINT_MAX = 2**64 - 1  # see digest.py
-MAX_CHAINS = 2**16  # of a vector: a hundred registries, each started hundreds of times
+MAX_CHAINS = 2**16  # of a message's vector: a hundred registries, each started hundreds of times
 ORIGIN_MAX_LENGTH = 63  # a DNS label's; origins are registry ids
 _ORIGIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _PACKED = {1: "B", 2: "H", 4: "I", 8: "Q"}  # bytes a number -> struct's letter
@@ -94,15 +95,14 @@ class Writer:
         """Positions by origin, whose many generations share its name."""
         if len(vector) > MAX_CHAINS:
             raise ValueError(f"{len(vector)} chains are over {MAX_CHAINS}")
-        ordered = sorted(vector.items())
-        self.number(len({origin for origin, _ in vector}))
-        for origin, positions in groupby(ordered, key=lambda position: position[0][0]):
+        chains = sorted(vector)
+        origins = Counter(origin for origin, _ in chains)
+        self.number(len(origins))
+        for origin, count in origins.items():
             self.origin(origin)
-            numbers = [(generation, seq) for (_, generation), seq in positions]
-            self.number(len(numbers))
-            for generation, seq in numbers:
-                self.number(generation)
-                self.number(seq)
+            self.number(count)
+        self.deltas([generation for _, generation in chains])
+        self.deltas([vector[chain] for chain in chains])
 
     def column(self, values: Sequence[int], most: int = NUMBER_MAX) -> None:
         """Numbers of one meaning, in as many bytes as their range needs. How many is not written."""
@@ -172,16 +172,19 @@ class Reader:
 
     def number(self, most: int = NUMBER_MAX) -> int:
         """See Writer.number; only the shortest form is taken."""
+        data, at = self._data, self._at
         value = shift = 0
         byte = 0x80
         while byte & 0x80:
-            byte = self.take(1)[0]
+            if at == len(data):
+                raise WireError(Fault.TRUNCATED, "it ends within a number")
+            byte = data[at]
             value |= (byte & 0x7F) << shift
-            if value > most or (not byte and shift):
-                raise WireError(Fault.NUMBER, f"a number is over {most}, or not in its shortest form")
+            at += 1
             shift += 7
-            if shift > most.bit_length() + 7:
-                raise WireError(Fault.NUMBER, f"a number is longer than one of {most} can be")
+            if value > most or shift > most.bit_length() + 7 or (not byte and shift > 7):
+                raise WireError(Fault.NUMBER, f"a number is over {most}, or not in its shortest form")
+        self._at = at
         return value
 
     def signed(self, most: int = NUMBER_MAX) -> int:
@@ -213,16 +216,14 @@ class Reader:
 
     def vector(self) -> Vector:
         """See Writer.vector."""
-        chains: list[Chain] = []
-        seqs: list[int] = []
-        for _ in range(self.count(MAX_CHAINS, least_size=4)):
+        origins: list[str] = []
+        for _ in range(self.count(MAX_CHAINS, least_size=3)):
             origin = self.origin()
-            for _ in range(self.count(MAX_CHAINS - len(chains), least_size=2)):
-                chains.append((origin, self.number()))
-                seqs.append(self.number())
+            origins += [origin] * self.count(MAX_CHAINS - len(origins))
+        chains = list(zip(origins, self.deltas(len(origins)), strict=True))
         if not is_ascending(chains):
             raise WireError(Fault.ORDER, "a vector's chains repeat, or are out of order")
-        return dict(zip(chains, seqs, strict=True))
+        return dict(zip(chains, self.deltas(len(origins)), strict=True))
 
     def column(self, count: int, most: int = NUMBER_MAX) -> Sequence[int]:
         """So many numbers; see Writer.column."""

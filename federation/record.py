@@ -32,7 +32,7 @@ class Section(NamedTuple):
 
     `major` is an HLC (of a judgement: the epoch, minted anew when a node changes owner), `minor` the
     HLC of a judgement within its epoch, else 0. `generation` and `seq` complete the dot. `birth` is
-    the dot of the registration that began this life; () where it does not apply.
+    the dot of the registration that began this life; () on a SPEC: this very write.
     """
 
     major: int
@@ -62,6 +62,13 @@ class Item(NamedTuple):
 SECTION_NAMES = ("spec", "intent", "judgement", "end")
 section_of = tuple(attrgetter(name) for name in SECTION_NAMES)
 """`section_of[kind](record)`: the section or None."""
+
+
+def birth_of(section: Section, *, is_spec: bool) -> Dot | None:
+    """The registration that began the life that a SPEC or END belongs to, as far as it tells."""
+    if section.birth:
+        return Dot(*section.birth)
+    return section.dot if is_spec else None
 
 
 class Record:
@@ -115,7 +122,7 @@ class Record:
     def birth(self) -> Dot | None:
         """The registration that began this life, as far as it is known here."""
         section = self.spec or self.end
-        return Dot(*section.birth) if section is not None and section.birth else None
+        return birth_of(section, is_spec=section is self.spec) if section is not None else None
 
     def clear(self) -> None:
         """Leave nothing: it was collected. Logs that still point here find nothing to send."""

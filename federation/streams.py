@@ -25,9 +25,9 @@ class Streams:
                 link.behind[chain] = None
 
     def greeted(self, link: Link) -> None:
-        """The link is new: follow everything that it gets from us."""
-        link.behind.update(dict.fromkeys(self._core.replica.vector))
-        link.cursor.clear()
+        """The link is new: it knows our position from our Hello, and pulls what it lacks up to there."""
+        link.cursor = dict(link.announced)
+        link.behind = dict.fromkeys(self._core.replica.vector)
 
     def flush(self, now: Now) -> None:
         """Send what there is to every link that has room."""

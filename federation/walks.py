@@ -13,12 +13,12 @@ long, or got an old store back, becomes current without bringing anything back t
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from federation.clock import Dot, Now, Vector, covers
+from federation.clock import Now, Vector, covers
 from federation.core import Core, Link
 from federation.digest import BUCKETS, differing, group_of
 from federation.intake import Intake
 from federation.messages import DigestRecords, DigestRequest, DigestSums, Repair, Want
-from federation.record import Item, Record
+from federation.record import Item, Record, SectionKind, birth_of
 
 BUCKETS_A_REQUEST = 32
 KEYS_A_REQUEST = 500
@@ -189,7 +189,11 @@ class Walks:
         if not walk.theirs_stale:
             return list(items)
         replica = self._core.replica
-        births = {item.key: Dot(*item.section.birth) for item in items if item.section.birth}
+        births = {
+            item.key: birth_of(item.section, is_spec=item.kind == SectionKind.SPEC)
+            for item in items
+            if item.kind in (SectionKind.SPEC, SectionKind.END)
+        }
         kept = []
         for item in items:
             birth = births.get(item.key)

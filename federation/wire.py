@@ -14,7 +14,7 @@ from operator import attrgetter
 from typing import Any, NamedTuple, TypeVar
 
 from federation.clock import Vector
-from federation.columns import FINGERPRINT_MAX, NUMBER_MAX, Fault, Reader, WireError, Writer, is_ascending
+from federation.columns import FINGERPRINT_MAX, MAX_CHAINS, NUMBER_MAX, Fault, Reader, WireError, Writer, is_ascending
 from federation.digest import BUCKETS, GROUPS
 from federation.messages import (
     PROTOCOL_VERSION,
@@ -45,9 +45,9 @@ __all__ = ["AGE_STEP_MS", "MAX_FRAME_SIZE", "Fault", "WireError", "decode", "enc
 MAX_FRAME_SIZE = 2**20  # four times the payload that a sender puts in one: room for what comes with it
 MAX_BODY_SIZE = 2**22  # so a frame makes us hold four times its limit at most, whatever it inflates to
 MAX_METRICS_SIZE = 64  # measurements are packed numbers; a million nodes send them
-MAX_BEATS = 2**16  # two seconds of a million nodes' heartbeats
+MAX_BEATS = 2**14  # four times what a sender puts in a frame
 MAX_SEGMENTS = 2**12  # one a chain that had news while a frame was in flight
-MAX_REGISTRIES = 2**12  # well over the roster planned for; also the generations of one of them
+MAX_REGISTRIES = 2**12  # well over the roster planned for
 MAX_AGE_MS = 2**42  # 139 years: no clock that only moves forward has run so long
 AGE_STEP_MS = 250  # finer than anything that an age of measurements is used for
 
@@ -56,7 +56,6 @@ _COMPRESSED = 0x80
 _HEADER_SIZE = 3
 _LEAST_SIZE_COMPRESSED = 200  # shorter ones hardly shrink
 _COMPRESSION_LEVEL = 1  # the fastest: encoding is on the path of every write
-
 
 _Name = TypeVar("_Name", int, str)
 
@@ -233,12 +232,15 @@ def _get_drain(reader: Reader) -> Drain:
 
 
 def _put_watermarks(writer: Writer, message: Watermarks) -> None:
+    known = sum(len(mark.known) for mark in message.marks)
+    if known > MAX_CHAINS:
+        raise ValueError(f"watermarks of {known} chains are over {MAX_CHAINS}")
     writer.signed(message.wall_ms)
     writer.number(len(message.marks), MAX_REGISTRIES)
     for mark in message.marks:
         writer.chain((mark.owner, mark.generation))
         writer.number(mark.age_ms, MAX_AGE_MS)
-        writer.number(len(mark.known), MAX_REGISTRIES)
+        writer.number(len(mark.known))
         for generation, seq in mark.known:
             writer.signed(generation - mark.generation)
             writer.number(seq)
@@ -246,12 +248,17 @@ def _put_watermarks(writer: Writer, message: Watermarks) -> None:
 
 def _get_watermarks(reader: Reader) -> Watermarks:
     wall_ms = reader.signed()
-    return Watermarks(wall_ms, tuple(_get_mark(reader) for _ in range(reader.count(MAX_REGISTRIES, least_size=5))))
+    marks: list[Watermark] = []
+    room = MAX_CHAINS
+    for _ in range(reader.count(MAX_REGISTRIES, least_size=5)):
+        marks.append(_get_mark(reader, room))
+        room -= len(marks[-1].known)
+    return Watermarks(wall_ms, tuple(marks))
 
 
-def _get_mark(reader: Reader) -> Watermark:
+def _get_mark(reader: Reader, most_known: int) -> Watermark:
     (owner, generation), age_ms = reader.chain(), reader.number(MAX_AGE_MS)
-    count = reader.count(MAX_REGISTRIES, least_size=2)
+    count = reader.count(most_known, least_size=2)
     known = tuple([(generation + reader.signed(), reader.number()) for _ in range(count)])
     if not all(0 <= other <= NUMBER_MAX for other, _ in known):
         raise WireError(Fault.NUMBER, "a watermark of a generation that cannot be")

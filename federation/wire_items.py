@@ -12,7 +12,7 @@ from federation.clock import HLC_MAX, Chain
 from federation.columns import Fault, Reader, WireError, Writer
 from federation.record import MAX_INCARNATION, MAX_KEY_LENGTH, MAX_LIFE, Item, Section, SectionKind
 
-MAX_ITEMS = 2**16  # a full body of the smallest ones
+MAX_ITEMS = 2**14  # eight times what a sender puts in a frame, so that few bytes cannot claim a great many
 MAX_PAYLOAD_SIZE = 2**18  # a frame always has room for one
 
 Place = tuple[str, int, int]

@@ -117,9 +117,7 @@ class Writes:
         record = self._core.replica.get(key)
         held = record.spec if record is not None and (record.life, record.incarnation) == (life, incarnation) else None
         stamp = self._mint(now, held.major if held else 0, above)
-        birth: tuple[()] | tuple[str, int, int] = held.birth if held is not None and not born else ()
-        if not birth:
-            birth = (*self._core.replica.chain, self._core.replica.next_seq)
+        birth = held.birth or held.dot if held is not None and not born else ()
         return self._apply(Item(key, life, incarnation, SectionKind.SPEC, self._section(stamp, 0, payload, birth)))
 
     def _adopt(self, record: Record, judgement: bytes, now: Now, above: int) -> None:
