@@ -39,6 +39,7 @@ def main() -> int:
         started = time.perf_counter()
         with registry(data) as server:
             ready_s = time.perf_counter() - started
+            ready_cpu_s = server.cpu_s()
             restarted_kb = _resident_kb(server)
             total = asyncio.run(_total(server.port))
         if total != count:
@@ -54,9 +55,15 @@ def main() -> int:
             for name, kb in (("registered", loaded_kb), ("restarted", restarted_kb))
         ],
     )
+    report.table(
+        "restart to ready",
+        ["", "wall", "registry CPU", "store CPU"],
+        [["", f"{ready_s:.1f} s", f"{ready_cpu_s[0]:.1f} s", f"{ready_cpu_s[1]:.1f} s"]],
+    )
     report.facts["memory"] = {
         "nodes": count, "idle_kb": idle_kb, "registered_kb": loaded_kb, "restarted_kb": restarted_kb,
         "json_kb": json_kb, "registration_kb": sent_kb, "registrations_per_s": count / filled_s,
+        "ready_s": ready_s, "ready_cpu_s": ready_cpu_s,
     }  # fmt: skip
     report.targets = [
         Target(f"a node {name}, above its own JSON", kb - json_kb, OVERHEAD_KB, "KB", at_most=True)

@@ -94,13 +94,9 @@ def _has(flat: Mapping[str, Json], name: str) -> bool:
 
 
 def _truthy(value: Json) -> bool:
-    if isinstance(value, Mapping):
+    if isinstance(value, dict):  # not Mapping: an abstract class is slow to ask, and JSON has only this one
         return bool(value) and value.get("available") is not False
-    if isinstance(value, bool):
-        return value
-    if isinstance(value, int | float):
-        return True
-    return bool(value)
+    return bool(value) or number(value) is not None
 
 
 def _gpus(raw: Mapping[str, Json]) -> tuple[list[dict[str, Json]], bool]:

@@ -17,6 +17,7 @@ from registry.names import ModelName, parse_model
 from registry.node import Record, iso, shown
 
 Json = Any
+_FEW = 64  # so many new ids are put in their places one by one; more are sorted in
 _REMEMBERED_DELETIONS = 10_000  # far more than can be in flight between two workers
 
 
@@ -131,6 +132,7 @@ class Directory:
         self._windows = windows
         self._nodes: dict[str, Entry] = {}
         self._order: list[str] = []
+        self._unsorted: list[str] = []
         self._owners: dict[bytes, str] = {}
         self._deleted: dict[str, int] = {}
         self._interned: dict[Any, Any] = {}
@@ -153,11 +155,11 @@ class Directory:
     def entries(self) -> Iterator[Entry]:
         """Every node in the order of ids."""
         nodes = self._nodes
-        return (nodes[node_id] for node_id in self._order)
+        return (nodes[node_id] for node_id in self._ordered())
 
     def after(self, node_id: str) -> Iterator[Entry]:
         """Every node whose id comes after this one."""
-        nodes, order = self._nodes, self._order
+        nodes, order = self._nodes, self._ordered()
         start = bisect_right(order, node_id)
         return (nodes[order[i]] for i in range(start, len(order)))
 
@@ -177,10 +179,7 @@ class Directory:
             entry = Entry(node_id)
             entry.heard_s = now
             self._nodes[node_id] = entry
-            if not self._order or node_id > self._order[-1]:
-                self._order.append(node_id)
-            else:
-                insort(self._order, node_id)
+            self._unsorted.append(node_id)
             self._watch(entry)
         else:
             self._forget_status(entry)
@@ -205,7 +204,8 @@ class Directory:
             return False
         self._forget_status(entry)
         del self._nodes[node_id]
-        del self._order[bisect_left(self._order, node_id)]
+        order = self._ordered()
+        del order[bisect_left(order, node_id)]
         if entry.key_hash is not None:
             self._owners.pop(entry.key_hash, None)
         self.revision += 1
@@ -285,6 +285,18 @@ class Directory:
 
     def _forget_status(self, entry: Entry) -> None:
         self.by_status[entry.status] -= 1
+
+    def _ordered(self) -> list[str]:
+        """The ids in order. New ones wait until somebody asks: 100,000 loaded nodes are sorted once."""
+        order, unsorted = self._order, self._unsorted
+        if len(unsorted) < _FEW:
+            for node_id in unsorted:
+                insort(order, node_id)
+        else:
+            order += unsorted
+            order.sort()
+        unsorted.clear()
+        return order
 
     def _intern(self, value: Any) -> Any:
         if len(self._interned) > 200_000:  # values that no node has any more; start over

@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import lru_cache
 from hashlib import blake2b
 
 NODE_ID_PATTERN = r"^[A-Za-z0-9._:-]{1,255}$"
@@ -25,6 +26,7 @@ class ModelName:
         return f"{self.family}:{self.tag}"
 
 
+@lru_cache(maxsize=4_096)  # a fleet has few models, and each name comes with every node
 def parse_model(text: str) -> ModelName:
     """Read a model name. Ollama's default host and namespace may be spelled out or left out."""
     name = text.strip().casefold()
