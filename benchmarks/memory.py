@@ -44,6 +44,14 @@ def main() -> int:
             total = asyncio.run(_total(server.port))
         if total != count:
             raise SystemExit(f"{total} of {count} nodes came back after the restart")
+    _tell(report, count, idle_kb, loaded_kb, restarted_kb, json_kb, filled_s, ready_s, ready_cpu_s)
+    return report.finish()
+
+
+def _tell(
+    report: Report, count: int, idle_kb: float, loaded_kb: float, restarted_kb: float, json_kb: float,
+    filled_s: float, ready_s: float, ready_cpu_s: tuple[float, float],
+) -> None:  # fmt: skip
     sent_kb = statistics.mean(len(orjson.dumps(fleet.registration(i))) for i in range(1_000)) / 1024
     per_node = {name: (kb - idle_kb) / count for name, kb in (("registered", loaded_kb), ("restarted", restarted_kb))}
     report.table(
@@ -70,7 +78,6 @@ def main() -> int:
         for name, kb in per_node.items()
     ]
     report.targets.append(Target("restart to ready", ready_s, READY_S, "s", at_most=True))
-    return report.finish()
 
 
 async def _idle(data: Path) -> tuple[float, int]:
