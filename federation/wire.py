@@ -108,11 +108,7 @@ def decode(frame: bytes) -> Message:
 def quantised(age_ms: int) -> int:
     """A beat's age as it arrives: rounded up, for what is taken for fresher than it is might be
     believed over something newer."""
-    return _age_steps(age_ms) * AGE_STEP_MS
-
-
-def _age_steps(age_ms: int) -> int:
-    return -(-age_ms // AGE_STEP_MS)
+    return -(-age_ms // AGE_STEP_MS) * AGE_STEP_MS
 
 
 def _inflated(data: bytes) -> bytes:
@@ -268,7 +264,7 @@ def _get_mark(reader: Reader, most_known: int) -> Watermark:
 def _put_beats(writer: Writer, message: Beats) -> None:
     writer.chain(message.chain)
     writer.number(len(message.beats), MAX_BEATS)
-    beats = sorted((seq, _age_steps(age_ms), metrics) for seq, age_ms, metrics in message.beats)
+    beats = sorted((seq, quantised(age_ms) // AGE_STEP_MS, metrics) for seq, age_ms, metrics in message.beats)
     writer.deltas([seq for seq, _, _ in beats])
     writer.column([steps for _, steps, _ in beats], MAX_AGE_MS // AGE_STEP_MS)
     writer.rows([metrics for _, _, metrics in beats], MAX_METRICS_SIZE)
