@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+from registry.group_commit import MAX_BEATS
 from registry.ports import Stored, StoreUnavailable, VersionConflict
-from registry.store import MAX_BEATS, RedisStore
+from registry.store import RedisStore
 from tests.support.stores import Bench, heard, loaded, told
 
 AT = 1_700_000_000_000
@@ -86,7 +87,7 @@ async def test_a_caller_that_is_cancelled_disturbs_nobody(region: Bench, turns: 
 
 
 async def test_no_more_wait_than_can_be_served(region: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("registry.store.MAX_WAITING", 10)
+    monkeypatch.setattr("registry.group_commit.MAX_WAITING", 10)
     store = await region.worker()
     answers = await asyncio.gather(*(store.get("a") for _ in range(15)), return_exceptions=True)
     assert [getattr(answer, "reason", None) for answer in answers] == [None] * 10 + ["slow"] * 5
