@@ -230,6 +230,10 @@ PINNED: dict[str, tuple[Message, str]] = {
         Repair(1, 2, (ONE_ITEM,), True),
         "da010d 01 02 01 01 00 01 00 01 00 6b 01 00 01 01 0161 01 00 00 01 01 01 00 70",
     ),
+    "repair of a registration": (
+        Repair(1, 2, (ONE_ITEM._replace(section=ONE_ITEM.section._replace(birth=("a", 1, 1))),), True),
+        "da010d 01 02 01 01 04 01 00 01 00 6b 01 00 01 01 0161 01 00 00 01 01 01 00 70",
+    ),
     "push": (
         Push(1, (Segment(("a", 1), 0, 4, (Entry(1, ONE_ITEM),)),)),
         "da0103 01 01 0161 01 00 04 01 01 01 20 01 00 01 00 6b 01 00 01 00 01 01 00 70",
@@ -252,6 +256,12 @@ def test_beats_are_short_even_when_every_metric_changed(count: int, most_bytes_a
     seqs = chance.sample(range(200_000), count)
     beats = tuple(Beat(seq, 250 * chance.randint(0, 12), chance.randbytes(6)) for seq in seqs)
     assert len(encode(Beats(CHAIN, beats))) <= most_bytes_a_beat * count
+
+
+def test_what_does_not_shrink_is_left_as_it_is() -> None:
+    noise = random.Random(1).randbytes(1_000)
+    frame = encode(Repair(0, 0, (ONE_ITEM._replace(section=ONE_ITEM.section._replace(payload=noise)),), True))
+    assert frame.endswith(noise)
 
 
 def test_a_watermark_is_short() -> None:

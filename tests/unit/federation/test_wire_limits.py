@@ -118,7 +118,10 @@ REFUSED: dict[str, tuple[bytes, Fault]] = {
     "an item of an unknown shape": (repair_with(4, 0x40), Fault.SHAPE),
     "an item of two births": (repair_with(4, 0b1100), Fault.SHAPE),
     "an item in place, of no place": (repair_with(4, 0b100000), Fault.SHAPE),
-    "more records than items": (repair_with(5, 2), Fault.COUNT),
+    "more records than items": (
+        framed(Repair, REPAIR_OF_ONE[:5] + b"\2\0" + b"\1\0kj" + b"\1\0" + b"\1\0\0" + REPAIR_OF_ONE[13:]),
+        Fault.COUNT,
+    ),
     "an item of no record": (repair_with(5, 0), Fault.COUNT),
     "an item of another record than is named": (repair_with(6, 1), Fault.COUNT),
     "a life of 0": (repair_with(10, 0), Fault.NUMBER),
