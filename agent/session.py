@@ -1,8 +1,7 @@
 """What an agent does next: pure decisions; `rng` and outcomes come in, the next step goes out."""
 
 from dataclasses import dataclass
-from random import Random
-from typing import Literal
+from typing import Literal, Protocol
 
 from tenacity import RetryCallState, wait_exponential
 
@@ -11,6 +10,13 @@ FIRST_BACKOFF_S = 1.0
 LONGEST_BACKOFF_S = 60.0
 REFUSED_BACKOFF_S = 60.0  # a key or an id that is wrong does not mend itself soon
 LONGEST_RETRY_AFTER_S = 300.0  # a registry that asks for more may be back long before
+
+
+class Dice(Protocol):
+    """What spreads agents apart; `random.Random` is one."""
+
+    def uniform(self, a: float, b: float) -> float:
+        """A number between the two."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +45,7 @@ class Session:
         self._failures = 0
         self._registered = False
 
-    def after(self, step: Step, outcome: Outcome, rng: Random) -> Plan:
+    def after(self, step: Step, outcome: Outcome, rng: Dice) -> Plan:
         """The plan after `step` ended with `outcome`."""
         if outcome.status == 200:
             return self._succeeded(step, rng)
@@ -52,7 +58,7 @@ class Session:
         what = "registration" if step == "register" else "heartbeat"
         return Plan(again, wait_s, f"{what} failed: {outcome.detail}; next try in {wait_s:.1f} s")
 
-    def _succeeded(self, step: Step, rng: Random) -> Plan:
+    def _succeeded(self, step: Step, rng: Dice) -> Plan:
         recovered = self._failures > 0 and step == "beat"
         self._failures = 0
         first = not self._registered
@@ -61,7 +67,7 @@ class Session:
         wait_s = rng.uniform(0, self.interval_s) if first else self.interval_s * rng.uniform(0.95, 1.05)
         return Plan("beat", wait_s, "heartbeats are accepted again" if recovered else None)
 
-    def _backoff_s(self, outcome: Outcome, rng: Random) -> float:
+    def _backoff_s(self, outcome: Outcome, rng: Dice) -> float:
         if outcome.retry_after_s is not None:
             return min(outcome.retry_after_s, LONGEST_RETRY_AFTER_S) + rng.uniform(0, FIRST_BACKOFF_S)
         if outcome.status in (401, 403, 409, 422):
@@ -69,7 +75,7 @@ class Session:
         return full_jitter_s(self._failures, rng)
 
 
-def full_jitter_s(attempt: int, rng: Random) -> float:
+def full_jitter_s(attempt: int, rng: Dice) -> float:
     """A random wait below an exponentially growing bound, so that agents do not come back as a herd.
 
     tenacity states the bound; the dice are ours, so that a seed replays them.

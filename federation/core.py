@@ -3,13 +3,13 @@
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from random import Random
 from statistics import median_low
 
 from federation.clock import Chain, HybridClock, Now, Vector, reaches
 from federation.config import Config
 from federation.effects import Alert, Effect, Send, Store, StoreMeta
 from federation.messages import Message
+from federation.ports import Rng
 from federation.record import Record
 from federation.replica import Replica
 
@@ -55,7 +55,7 @@ class Link:
 class Core:
     """Shared state, no protocol."""
 
-    def __init__(self, config: Config, replica: Replica, rng: Random) -> None:
+    def __init__(self, config: Config, replica: Replica, rng: Rng) -> None:
         self.config = config
         self.replica = replica
         self.rng = rng

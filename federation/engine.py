@@ -5,7 +5,6 @@ clock, draws from anything but the generator it was given, or waits.
 """
 
 from collections.abc import Mapping
-from random import Random
 
 from federation.clock import Now, Vector
 from federation.config import Config
@@ -32,6 +31,7 @@ from federation.messages import (
     Want,
     Watermarks,
 )
+from federation.ports import Rng
 from federation.record import REGISTRY_PREFIX
 from federation.replica import Replica
 from federation.streams import Streams
@@ -49,7 +49,7 @@ class Engine:
     """One registry's part in the federation. A start takes a new generation, always: what a lost or
     old store would have us write again gets new names."""
 
-    def __init__(self, config: Config, replica: Replica, rng: Random, now: Now) -> None:
+    def __init__(self, config: Config, replica: Replica, rng: Rng, now: Now) -> None:
         self.config = config
         self.replica = replica
         replica.begin_generation(now.wall_ms << _GENERATION_BITS | rng.getrandbits(_GENERATION_BITS))
