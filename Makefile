@@ -4,9 +4,11 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 BIN := .venv/bin
 READY := .venv/.ready
 DEMO_SECONDS ?=
+SEEDS ?= 1000
+JOBS ?= 2
 export DEMO_SECONDS
 
-.PHONY: install demo test check lint bench clean
+.PHONY: install demo test check lint bench simulate clean
 
 $(READY): requirements.txt pyproject.toml
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed; none was found."; exit 1; }
@@ -36,6 +38,9 @@ bench: $(READY)
 	$(BIN)/python -m benchmarks.heartbeat
 	$(BIN)/python -m benchmarks.discover
 	$(BIN)/python -m benchmarks.memory
+
+simulate: $(READY)
+	$(BIN)/python -m tests.simulation --seeds $(SEEDS) --jobs $(JOBS)
 
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis *.egg-info
