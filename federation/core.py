@@ -38,6 +38,8 @@ class Link:
     # streams: per chain, up to where it was sent; chains that have gone on since
     cursor: dict[Chain, int] = field(default_factory=dict)
     behind: dict[Chain, None] = field(default_factory=dict)
+    pruned: set[str] = field(default_factory=set)  # origins that it gets sooner from others
+    pruned_by_us: set[str] = field(default_factory=set)
 
     # what it announced and we lack, since when
     lack: Vector = field(default_factory=dict)
@@ -96,6 +98,10 @@ class Core:
         """Registries that we hear over links of our own."""
         silence_s = self.config.direct_silence_s
         return tuple(sorted(link.peer for link in self.greeted() if now.mono_s - link.heard_s < silence_s))
+
+    def follows(self, link: Link, origin: str) -> bool:
+        """Whether fresh writes of that origin are pushed over the link."""
+        return origin == self.me or (self.needs_relay(link, origin) and origin not in link.pruned)
 
     def needs_relay(self, link: Link, origin: str) -> bool:
         """Whether the registry at the other end hears of that origin through us."""

@@ -5,7 +5,7 @@ it comes, and believes the claim only if no chunk was missing. What is replaced 
 under way travels as its replacement.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from federation.clock import Chain, Now, Vector
@@ -50,6 +50,7 @@ class Drains:
         self._incoming: _Incoming | None = None
         self._not_before_s = 0.0
         self._next_id = core.rng.getrandbits(31)
+        self.on_lack: Callable[[Link, set[str]], None] = lambda link, origins: None
         self.completed = False  # whether we have ever caught up with anybody
         core.replica.on_replaced = self._replaced
 
@@ -105,6 +106,7 @@ class Drains:
         for chain, seq in link.vector.items():
             if self._intake.holds.holding(chain, now.mono_s):
                 vector[chain] = max(vector.get(chain, 0), seq)  # not again before its time
+        self.on_lack(link, {chain[0] for chain in self._intake.lacking(link, now)})
         self._next_id += 1
         self._incoming = _Incoming(link.peer, self._next_id, now.mono_s)
         self._core.send(link, Pull(self._next_id, vector))

@@ -23,8 +23,10 @@ from federation.messages import (
     DigestRequest,
     DigestSums,
     Drain,
+    Graft,
     Hello,
     Message,
+    Prune,
     Pull,
     Push,
     Repair,
@@ -64,6 +66,7 @@ class Engine:
         self._collector = Collector(core, self._writes, self._liveness, now)
         self._guard.reachable = self._liveness.reachable
         self._intake.on_advanced = self._streams.advanced
+        self._drains.on_lack = self._streams.graft
         self._flushed_seq = 0
         self._next_announce_s = now.mono_s
         self._enrol(now)
@@ -208,6 +211,7 @@ class Engine:
         if self._core.links.pop(peer, None) is not None:
             self._drains.forget(peer)
             self._walks.forget(peer)
+            self._streams.link_lost()
 
     def _greet(self, link: Link, now: Now) -> None:
         if now.mono_s - link.hello_sent_s < _HELLO_EVERY_S:
@@ -259,6 +263,10 @@ class Engine:
                 self._streams.acknowledge(link, message.frame, 0, at_once=True)
             case Ack():
                 self._streams.acked(link, message.frame)
+            case Prune():
+                self._streams.pruned(link, message.origins)
+            case Graft():
+                self._streams.grafted(link, message.origins)
             case Announce():
                 link.vector.update(message.vector)
                 link.floor.update(message.floor)

@@ -72,6 +72,21 @@ class Ack:
 
 
 @dataclass(frozen=True, slots=True)
+class Prune:
+    """Do not push what these origins write: it comes sooner by another way. What is lacking will be
+    seen from the announcements. (Leitao et al., "Epidemic Broadcast Trees", 2007.)"""
+
+    origins: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Graft:
+    """Push what these origins write again: the other way is gone."""
+
+    origins: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Pull:
     """Send what I lack: everything after `vector`, as chunks of one drain."""
 
@@ -177,6 +192,6 @@ class Repair:
 
 
 Message = (
-    Hello | Announce | Push | Ack | Pull | Drain | Watermarks | Beats
+    Hello | Announce | Push | Ack | Prune | Graft | Pull | Drain | Watermarks | Beats
     | DigestRequest | DigestSums | DigestRecords | Want | Repair
 )  # fmt: skip

@@ -5,10 +5,12 @@ position, and what is sent is what stands in the log when there is room. A link 
 behind than the log is whole pulls instead (drains.py).
 """
 
+from collections.abc import Iterable
+
 from federation.clock import Chain, Now
 from federation.core import Core, Link
 from federation.intake import Intake
-from federation.messages import Ack, Entry, Push, Segment
+from federation.messages import Ack, Entry, Graft, Prune, Push, Segment
 
 
 class Streams:
@@ -17,11 +19,12 @@ class Streams:
     def __init__(self, core: Core, intake: Intake) -> None:
         self._core = core
         self._intake = intake
+        self._fed_by: dict[Chain, str] = {}  # whose push last moved us on
 
     def advanced(self, chain: Chain) -> None:
         """Our position in the chain has moved on."""
         for link in self._core.links.values():
-            if link.greeted and (chain[0] == self._core.me or self._core.needs_relay(link, chain[0])):
+            if link.greeted and self._core.follows(link, chain[0]):
                 link.behind[chain] = None
 
     def greeted(self, link: Link) -> None:
@@ -43,11 +46,44 @@ class Streams:
         if self._core.is_stale(link):
             return
         believed = not self._core.am_stale(link)
+        vector, late = self._core.replica.vector, set()
         for segment in push.segments:
+            chain, before = segment.chain, vector.get(segment.chain, 0)
             self._intake.segment(segment, now, believed=believed)
+            if vector.get(chain, 0) > before:
+                self._fed_by[chain] = link.peer
+            elif before >= segment.upto and self._has_other_feeder(link, chain):
+                late.add(chain[0])
             # It has what it gave us.
             if link.cursor.get(segment.chain, -1) < segment.upto:
                 link.cursor[segment.chain] = segment.upto
+        if late:
+            link.pruned_by_us |= late
+            self._core.send(link, Prune(tuple(sorted(late))))
+
+    def pruned(self, link: Link, origins: Iterable[str]) -> None:
+        """It gets these sooner from others. What we write ourselves it gets from us, whatever it says."""
+        link.pruned.update(origins)
+
+    def grafted(self, link: Link, origins: Iterable[str]) -> None:
+        """It wants these from us again, from now on; what it lacks up to here it pulls."""
+        link.pruned.difference_update(origins)
+        wanted = set(origins)
+        for chain, position in self._core.replica.vector.items():
+            if chain[0] in wanted:
+                link.cursor[chain] = position
+
+    def graft(self, link: Link, origins: Iterable[str]) -> None:
+        """Ask for these again, where we had asked not to have them."""
+        wanted = link.pruned_by_us.intersection(origins)
+        if wanted:
+            link.pruned_by_us -= wanted
+            self._core.send(link, Graft(tuple(sorted(wanted))))
+
+    def link_lost(self) -> None:
+        """What came over it has to come by other ways, and nobody knows yet by which."""
+        for link in self._core.greeted():
+            self.graft(link, list(link.pruned_by_us))
 
     def acknowledge(self, link: Link, frame: int, size: int, *, at_once: bool = False) -> None:
         """A data frame came: tell the sender, for several at once unless they are large."""
@@ -73,6 +109,11 @@ class Streams:
             while link.in_flight and now.mono_s - link.in_flight[0][1] > self._core.config.frame_lost_s:
                 link.in_flight.popleft()
 
+    def _has_other_feeder(self, link: Link, chain: Chain) -> bool:
+        """Whether the chain comes sooner by another link, and this is not the origin's own."""
+        feeder = self._fed_by.get(chain)
+        return chain[0] != link.peer and feeder != link.peer and feeder in self._core.links
+
     def _collect(self, link: Link) -> list[Segment]:
         config = self._core.config
         room_items, room_bytes = config.frame_items, config.frame_bytes
@@ -81,7 +122,7 @@ class Streams:
             if room_items <= 0 or room_bytes <= 0:
                 break
             del link.behind[chain]
-            if chain[0] != self._core.me and not self._core.needs_relay(link, chain[0]):
+            if not self._core.follows(link, chain[0]):
                 continue
             segment, done = self._segment(link, chain, room_items, room_bytes)
             if segment is None:

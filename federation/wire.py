@@ -27,8 +27,10 @@ from federation.messages import (
     DigestSums,
     Drain,
     Entry,
+    Graft,
     Hello,
     Message,
+    Prune,
     Pull,
     Push,
     Repair,
@@ -341,6 +343,18 @@ def _get_repair(reader: Reader) -> Repair:
     return Repair(frame, walk_id, get_items(reader), last)
 
 
+def _put_prune(writer: Writer, message: Prune | Graft) -> None:
+    _put_origins(writer, message.origins)
+
+
+def _get_prune(reader: Reader) -> Prune:
+    return Prune(_get_origins(reader))
+
+
+def _get_graft(reader: Reader) -> Graft:
+    return Graft(_get_origins(reader))
+
+
 # What several messages have
 
 
@@ -393,5 +407,7 @@ _CODES = {
     11: _Code(DigestRecords, _put_digest_records, _get_digest_records),
     12: _Code(Want, _put_want, _get_want),
     13: _Code(Repair, _put_repair, _get_repair),
+    14: _Code(Prune, _put_prune, _get_prune),
+    15: _Code(Graft, _put_prune, _get_graft),
 }
 _NUMBERS = {code.kind: number for number, code in _CODES.items()}

@@ -11,7 +11,7 @@ from typing import Any
 
 from federation.clock import Now
 from federation.config import Config
-from federation.effects import Alert, Effect, Send
+from federation.effects import Alert, Effect, Send, Store
 from federation.engine import Engine
 from federation.messages import Message
 from federation.replica import Replica
@@ -33,6 +33,7 @@ class Fabric:
         self.bytes_by_kind: Counter[str] = Counter()
         self.alerts: list[tuple[str, Alert]] = []
         self.drop: Callable[[str, str, Message], bool] = lambda src, dst, message: False
+        self.on_store: Callable[[str, str], None] = lambda registry_id, key: None
         self._delay_s, self._wire, self._seed = delay_s, wire, seed
         self._under_way: list[tuple[float, int, str, str, Any]] = []
         self._links: set[tuple[str, str]] = set()
@@ -73,10 +74,12 @@ class Fabric:
                 self.link(a, b)
 
     def perform(self, src: str, effects: Iterable[Effect]) -> None:
-        """Carry out what a registry's engine asks for; keeping is left out."""
+        """Carry out what a registry's engine asks for; nothing is kept."""
         for effect in effects:
             if isinstance(effect, Send):
                 self._send(src, effect.peer, effect.message)
+            elif isinstance(effect, Store):
+                self.on_store(src, effect.key)
             elif isinstance(effect, Alert):
                 self.alerts.append((src, effect))
 

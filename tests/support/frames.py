@@ -11,8 +11,10 @@ from federation.messages import (
     DigestRequest,
     DigestSums,
     Drain,
+    Graft,
     Hello,
     Message,
+    Prune,
     Pull,
     Push,
     Repair,
@@ -35,6 +37,8 @@ SMALLEST: dict[type, Message] = {
     DigestSums: DigestSums(0, {}, False),
     DigestRecords: DigestRecords(0, 0, {}, False),
     Want: Want(0, ()),
+    Prune: Prune(()),
+    Graft: Graft(()),
     Repair: Repair(0, 0, (), False),
 }
 

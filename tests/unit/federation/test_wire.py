@@ -20,8 +20,10 @@ from federation.messages import (
     DigestSums,
     Drain,
     Entry,
+    Graft,
     Hello,
     Message,
+    Prune,
     Pull,
     Push,
     Repair,
@@ -126,6 +128,8 @@ BY_TYPE: dict[type, st.SearchStrategy[Any]] = {
         DigestRecords, numbers(), numbers(4095), st.dictionaries(KEYS, SUMS, max_size=5), st.booleans()
     ),
     Want: st.builds(Want, numbers(), tuples_of(KEYS)),
+    Prune: st.builds(Prune, DIRECT),
+    Graft: st.builds(Graft, DIRECT),
     Repair: st.builds(Repair, numbers(), numbers(), tuples_of(items()), st.booleans()),
 }
 MESSAGES: st.SearchStrategy[Message] = st.one_of(*BY_TYPE.values())
