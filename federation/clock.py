@@ -95,8 +95,11 @@ def unpack_vector(packed: bytes) -> Vector:
     vector: Vector = {}
     try:
         for line in packed.decode().splitlines():
-            origin, generation, seq = line.split(" ")
-            vector[origin, int(generation)] = int(seq)
+            origin, *numbers = line.split(" ")
+            generation, seq = (int(number) for number in numbers)
+            if not (0 <= generation <= HLC_MAX and 0 <= seq <= HLC_MAX):
+                return {}
+            vector[origin, generation] = seq
     except ValueError:
         return {}
     return vector

@@ -12,7 +12,7 @@ from federation.clock import Chain, Now, Vector
 from federation.core import Core, Link
 from federation.intake import Intake
 from federation.messages import Drain, Pull
-from federation.record import Item, Record
+from federation.record import Item, Record, weight
 
 _BACKOFF_S = 1.0
 
@@ -28,6 +28,7 @@ class _Outgoing:
     index: int = 0
     position: int = 0
     replaced: dict[int, Record] = field(default_factory=dict)
+    carried: list[Item] = field(default_factory=list)  # what the last chunk had no room for
 
 
 @dataclass(slots=True)
@@ -153,7 +154,7 @@ class Drains:
     def _send_chunk(self, link: Link, drain: _Outgoing, now: Now) -> None:
         items = self._chunk(drain)
         claim = None
-        if not drain.chains and not drain.replaced:
+        if not (drain.chains or drain.replaced or drain.carried):
             claim = drain.claim
             del self._outgoing[link.peer]
         frame = self._core.frame(link, now)
@@ -163,31 +164,35 @@ class Drains:
     def _chunk(self, drain: _Outgoing) -> list[Item]:
         config = self._core.config
         items: list[Item] = []
-        size = 0
-        for group in self._remaining(drain):
-            items += group
-            size += sum(len(item.section.payload) + 40 for item in group)
-            if len(items) >= config.frame_items or size >= config.frame_bytes:
+        room = config.frame_bytes
+        for item in self._remaining(drain):
+            room -= weight(item)
+            if items and (room < 0 or len(items) >= config.frame_items):
+                drain.carried.append(item)
                 break
+            items.append(item)
         return items
 
-    def _remaining(self, drain: _Outgoing) -> Iterator[list[Item]]:
+    def _remaining(self, drain: _Outgoing) -> Iterator[Item]:
         """What stands in the logs after the receiver's vector; then what replaced any of it since."""
         replica = self._core.replica
-        while drain.chains:
-            chain = drain.chains[0]
-            log = replica.log(chain)
-            start = max(drain.position, drain.after.get(chain, 0))
-            for seq, record, kind in log.after(start, drain.claim[chain]):
-                drain.position = seq
-                item = record.resolve(kind) if log.is_live(seq, record, kind) else None
-                if item is not None:
-                    yield [item]
-            drain.chains.pop(0)
-            drain.position = 0
-        while drain.replaced:
-            _, record = drain.replaced.popitem()
-            yield list(record.items())
+        while drain.carried or drain.chains or drain.replaced:
+            while drain.carried:
+                yield drain.carried.pop()
+            if drain.chains:
+                chain = drain.chains[0]
+                log = replica.log(chain)
+                start = max(drain.position, drain.after.get(chain, 0))
+                for seq, record, kind in log.after(start, drain.claim[chain]):
+                    drain.position = seq
+                    item = record.resolve(kind) if log.is_live(seq, record, kind) else None
+                    if item is not None:
+                        yield item
+                drain.chains.pop(0)
+                drain.position = 0
+            elif drain.replaced:
+                _, record = drain.replaced.popitem()
+                drain.carried.extend(record.items())
 
     def _replaced(self, record: Record) -> None:
         for drain in self._outgoing.values():

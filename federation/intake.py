@@ -6,7 +6,7 @@ from federation.clock import Chain, Now, Vector, raise_to
 from federation.core import Core, Link
 from federation.guard import Guard, Holds
 from federation.messages import Segment
-from federation.record import Item, Record, Section
+from federation.record import MAX_LIFE_FLOOR, Item, Record, Section
 
 
 class Intake:
@@ -72,7 +72,7 @@ class Intake:
         """What somebody else collected is gone here too."""
         replica = self._core.replica
         raise_to(replica.floor, floor)
-        replica.life_floor = max(replica.life_floor, life_floor)
+        replica.life_floor = max(replica.life_floor, min(life_floor, MAX_LIFE_FLOOR))
         self._core.stored_meta()
 
     def lacking(self, link: Link, now: Now) -> Vector:

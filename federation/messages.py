@@ -165,7 +165,7 @@ class DigestSums:
 
 @dataclass(frozen=True, slots=True)
 class DigestRecords:
-    """The records of one bucket: key -> fingerprint. `last`: of the request that it answers."""
+    """Records of one bucket: key -> fingerprint. `last`: there is no more of this bucket."""
 
     walk_id: int
     bucket: int

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from federation.clock import Dot
 
 MAX_LIFE = 2**31 - 1
+MAX_LIFE_FLOOR = MAX_LIFE // 2  # whatever a peer claims, there is a life above it to register with
 MAX_INCARNATION = 2**63 - 1
 MAX_KEY_LENGTH = 300
 REGISTRY_PREFIX = "r:"  # the federation's own records: one a registry, the durable roster
@@ -57,6 +58,11 @@ class Item(NamedTuple):
     incarnation: int
     kind: int
     section: Section
+
+
+def weight(item: Item) -> int:
+    """About how many bytes an item takes in a frame that does not shrink."""
+    return len(item.section.payload) + len(item.key) + 64
 
 
 SECTION_NAMES = ("spec", "intent", "judgement", "end")

@@ -11,7 +11,7 @@ from federation.clock import Chain, Vector, covers, raise_to
 from federation.digest import BUCKETS, DigestTree, bucket_of
 from federation.log import Log
 from federation.merge import absorb
-from federation.record import REGISTRY_PREFIX, Item, Record, Section, SectionKind, section_of
+from federation.record import MAX_LIFE_FLOOR, REGISTRY_PREFIX, Item, Record, Section, SectionKind, section_of
 
 _JUDGEMENT = SectionKind.JUDGEMENT
 
@@ -198,7 +198,7 @@ class Replica:
         end = tombstone.end
         assert end is not None, "tombstones carry their end"
         raise_to(self.floor, {(end.origin, end.generation): end.seq})
-        self.life_floor = max(self.life_floor, tombstone.life)
+        self.life_floor = max(self.life_floor, min(tombstone.life, MAX_LIFE_FLOOR))
         self.remove(tombstone)
 
     def knows(self, section: Section) -> bool:

@@ -11,6 +11,7 @@ from federation.clock import Chain, Now
 from federation.core import Core, Link
 from federation.intake import Intake
 from federation.messages import Ack, Entry, Graft, Prune, Push, Segment
+from federation.record import weight
 
 
 class Streams:
@@ -130,7 +131,7 @@ class Streams:
             link.cursor[chain] = segment.upto
             segments.append(segment)
             room_items -= len(segment.entries)
-            room_bytes -= sum(len(entry.item.section.payload) for entry in segment.entries)
+            room_bytes -= sum(weight(entry.item) for entry in segment.entries)
             if not done:
                 link.behind[chain] = None
         return segments
@@ -146,14 +147,15 @@ class Streams:
         sent: set[tuple[int, int]] = set()
         upto, done = position, True
         for seq, record, kind in log.after(cursor, position):
-            if len(entries) >= room_items or room_bytes <= 0:
-                upto, done = seq - 1, False
-                break
             if (id(record), kind) in sent:
                 continue  # what stands there went with an earlier position
             item = record.resolve(kind)
-            if item is not None:
-                sent.add((id(record), kind))
-                entries.append(Entry(seq, item))
-                room_bytes -= len(item.section.payload)
+            if item is None:
+                continue
+            room_bytes -= weight(item)
+            if len(entries) >= room_items or (room_bytes < 0 and entries):
+                upto, done = seq - 1, False
+                break
+            sent.add((id(record), kind))
+            entries.append(Entry(seq, item))
         return Segment(chain, cursor, upto, tuple(entries)), done

@@ -18,10 +18,11 @@ from federation.core import Core, Link
 from federation.digest import BUCKETS, differing, group_of
 from federation.intake import Intake
 from federation.messages import DigestRecords, DigestRequest, DigestSums, Repair, Want
-from federation.record import Item, Record, SectionKind, birth_of
+from federation.record import Item, Record, SectionKind, birth_of, weight
 
 BUCKETS_A_REQUEST = 32
 KEYS_A_REQUEST = 500
+KEYS_A_LISTING = 2_000  # whoever chooses ids may fill one bucket: its listing comes in parts
 _RETRY_S = 3.0
 
 
@@ -43,6 +44,7 @@ class _Walk:
     topped: bool = False
     buckets: list[int] = field(default_factory=list)
     answers_due: int = 0
+    listing: dict[str, int] = field(default_factory=dict)
     wanted: list[str] = field(default_factory=list)
     repairs_due: int = 0
 
@@ -121,9 +123,12 @@ class Walks:
         walk = self._of(link, message.walk_id, now)
         if walk is None or walk.answers_due == 0:
             return
+        walk.listing.update(message.records)
+        if not message.last:
+            return
         self._core.replica.digest.settle()
-        ours = self._core.replica.bucket(message.bucket)
-        theirs = message.records
+        ours = self._core.replica.bucket(message.bucket % BUCKETS)
+        theirs, walk.listing = walk.listing, {}
         for key, value in theirs.items():
             held = ours.get(key)
             if held is None or held.fingerprint != value:
@@ -210,10 +215,11 @@ class Walks:
         digest, walk_id = replica.digest, request.walk_id
         if request.buckets:
             digest.settle()
-            for index, bucket in enumerate(request.buckets):
-                records = {key: record.fingerprint for key, record in replica.bucket(bucket % BUCKETS).items()}
-                last = index == len(request.buckets) - 1
-                self._core.send(link, DigestRecords(walk_id, bucket, records, last))
+            for bucket in request.buckets:
+                records = [(key, record.fingerprint) for key, record in replica.bucket(bucket % BUCKETS).items()]
+                for start in range(0, max(1, len(records)), KEYS_A_LISTING):
+                    part, last = dict(records[start : start + KEYS_A_LISTING]), start + KEYS_A_LISTING >= len(records)
+                    self._core.send(link, DigestRecords(walk_id, bucket, part, last))
         elif request.groups:
             self._core.send(link, DigestSums(walk_id, digest.buckets(request.groups), top=False))
         else:
@@ -225,15 +231,13 @@ class Walks:
         """Send records whole, in frames of the usual size."""
         config = self._core.config
         items: list[Item] = []
-        size = 0
+        room = config.frame_bytes
         for key in want.keys:
             record = self._core.replica.get(key)
-            if record is None:
-                continue
-            found = list(record.items())
-            items += found
-            size += sum(len(item.section.payload) for item in found)
-            if size >= config.frame_bytes or len(items) >= config.frame_items:
-                self._core.send(link, Repair(self._core.frame(link, now), want.walk_id, tuple(items), last=False))
-                items, size = [], 0
+            for item in record.items() if record is not None else ():
+                room -= weight(item)
+                if items and (room < 0 or len(items) >= config.frame_items):
+                    self._core.send(link, Repair(self._core.frame(link, now), want.walk_id, tuple(items), last=False))
+                    items, room = [], config.frame_bytes - weight(item)
+                items.append(item)
         self._core.send(link, Repair(self._core.frame(link, now), want.walk_id, tuple(items), last=True))
