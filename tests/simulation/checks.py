@@ -26,6 +26,7 @@ def at_any_moment(world: "World") -> None:
     positions_are_true(world)
     only_owners_judge(world)
     the_dead_are_not_shown_alive(world)
+    dead_registries_are_not_reachable(world)
     revocations_arrive(world)
 
 
@@ -118,6 +119,24 @@ def the_dead_are_not_shown_alive(world: "World") -> None:
                 raise Violation(
                     f"the dead are not shown alive: {registry.id} shows {key} as {standing}, {world.now - heard_s:.1f} "
                     f"s after anybody heard it or started; its owner is {'up' if owner and owner.up else 'down'}"
+                )
+
+
+def dead_registries_are_not_reachable(world: "World") -> None:
+    """A registry whose process is gone is called unreachable, everywhere, once its last word is too old
+    (and has had time to come round by every relay)."""
+    scenario = world.scenario
+    hops = 2 if scenario.topology == "mesh" else len(world.registries)
+    limit_s = scenario.reach_s + SLACK_S + 2 * scenario.store_delay_s + hops * max(1.0, world.network.latest_s)
+    limit_s += world.longest_stall_s  # what waits in front of a frozen process looks fresh when it wakes up
+    for dead in world.registries.values():
+        if dead.down_since_s is None or world.now - dead.down_since_s < limit_s:
+            continue
+        for registry in _up(world):
+            if registry.live.reachable(dead.id, registry.now):
+                raise Violation(
+                    f"dead registries are not reachable: {registry.id} hears {dead.id}, which has been gone for "
+                    f"{world.now - dead.down_since_s:.1f} s"
                 )
 
 

@@ -111,6 +111,7 @@ class Faults:
         if registry is not None:
             duration_s = self.world.rng.uniform(0.5, 14.0)
             self.world.note("freeze", registry.id, duration_s)
+            self.world.longest_stall_s = max(self.world.longest_stall_s, duration_s)
             registry.freeze()
             self.world.after(duration_s, registry.thaw)
 

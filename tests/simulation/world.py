@@ -70,6 +70,7 @@ class World:
         self.trace = 0
         self.ahead_ms = 0
         self.clocks_were_wrong = False
+        self.longest_stall_s = 0.0
         self.silently_lost: set[str] = set()
         self.ledger = Ledger()
         self.registries: dict[str, SimulatedRegistry] = {}
