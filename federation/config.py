@@ -16,9 +16,9 @@ class Config:
     direct_silence_s: float = 4.0  # a link that is silent so long no longer counts: others relay instead
     sync_interval_s: float = 10.0  # positions are announced whole: single announcements may be lost
     pull_grace_s: float = 1.5  # what a peer has and we lack is usually on its way
-    pull_timeout_s: float = 10.0
+    pull_timeout_s: float = 6.0  # without a chunk; an answer takes one round trip
     digest_interval_s: float = 45.0
-    walk_timeout_s: float = 15.0
+    walk_timeout_s: float = 6.0
     walk_buckets: int = 256  # of 4096: a repair walk is bounded, the next one goes on
     beat_interval_s: float = 1.0
 

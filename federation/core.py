@@ -20,6 +20,7 @@ class Link:
 
     peer: str
     greeted: bool = False
+    generation: int = 0
     vector: Vector = field(default_factory=dict)
     floor: Vector = field(default_factory=dict)
     life_floor: int = 0
@@ -28,6 +29,8 @@ class Link:
     hello_sent_s: float = float("-inf")
     wall_ms: int = 0  # its clock, as it said at `wall_at_s`
     wall_at_s: float | None = None
+    lead_s: float | None = None  # its monotonic clock against ours, as the quickest message showed it
+    lead_at_s: float = 0.0
 
     # frames: what is under way to it, and what came from it and is not acknowledged yet
     next_frame: int = 1

@@ -140,7 +140,8 @@ class Drains:
     def asked(self, link: Link, pull: Pull) -> None:
         """Begin a drain; an earlier one to the same registry is no longer wanted."""
         vector = self._core.replica.vector
-        chains = sorted(chain for chain, seq in vector.items() if seq > pull.vector.get(chain, 0))
+        # Every log, also beyond our own position: what came early may be what replaced something before it.
+        chains = sorted(self._core.replica.logs)
         self._outgoing[link.peer] = _Outgoing(pull.pull_id, dict(vector), dict(pull.vector), chains)
 
     def flush(self, now: Now) -> None:
@@ -183,7 +184,7 @@ class Drains:
                 chain = drain.chains[0]
                 log = replica.log(chain)
                 start = max(drain.position, drain.after.get(chain, 0))
-                for seq, record, kind in log.after(start, drain.claim[chain]):
+                for seq, record, kind in log.after(start, log.last):
                     drain.position = seq
                     item = record.resolve(kind) if log.is_live(seq, record, kind) else None
                     if item is not None:

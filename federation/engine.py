@@ -229,6 +229,8 @@ class Engine:
         if hello.version != PROTOCOL_VERSION or hello.registry_id != link.peer:
             self._core.out.append(Close(link.peer, f"it speaks version {hello.version} as {hello.registry_id}"))
             return
+        if hello.generation < link.generation:
+            return  # of a start that is over
         if link.greeted:
             self._greet(link, now)  # it asks again: ours did not arrive
         self._renew(hello.vector, now)
@@ -236,7 +238,7 @@ class Engine:
         link.floor, link.life_floor = dict(hello.floor), hello.life_floor
         link.direct = frozenset(hello.direct)
         link.wall_ms, link.wall_at_s = hello.wall_ms, now.mono_s
-        link.greeted = True
+        link.greeted, link.generation = True, hello.generation
         self._streams.greeted(link)
         self._drains.greeted(link, now)
 

@@ -16,6 +16,7 @@ from federation.messages import Beat, Beats, Watermark, Watermarks
 from federation.record import Record, Section
 
 BEATS_A_FRAME = 4_000
+_CLOCK_DRIFT = 0.001  # far more than that of real monotonic clocks
 _NEWER_S = 0.3  # one quantum of an age on the wire, and a bit
 
 
@@ -52,9 +53,14 @@ class Liveness:
 
     def heard(self, link: Link, message: Watermarks, now: Now) -> None:
         """Take in marks."""
-        link.wall_ms, link.wall_at_s = message.wall_ms, now.mono_s
+        generation = max((mark.generation for mark in message.marks if mark.owner == link.peer), default=0)
+        if generation < link.generation:
+            return  # of a start that is over: its clock tells nothing
+        link.generation = generation
+        late_s = _late_s(link, message.mono_ms / 1000, now)
+        link.wall_ms, link.wall_at_s = message.wall_ms, now.mono_s - late_s
         for mark in message.marks:
-            as_of_s = now.mono_s - mark.age_ms / 1000
+            as_of_s = now.mono_s - late_s - mark.age_ms / 1000
             link.marks_sent[mark.owner] = max(as_of_s, link.marks_sent.get(mark.owner, as_of_s))
             if mark.owner == self._core.me:
                 continue
@@ -85,7 +91,7 @@ class Liveness:
                     link.marks_sent[owner] = mark.as_of_s
                     age_ms = int((now.mono_s - mark.as_of_s) * 1000)
                     marks.append(Watermark(owner, mark.generation, mark.known, age_ms))
-            self._core.send(link, Watermarks(now.wall_ms, tuple(marks)))
+            self._core.send(link, Watermarks(now.wall_ms, int(now.mono_s * 1000), tuple(marks)))
 
     def _own_mark(self) -> Watermark:
         replica, me = self._core.replica, self._core.me
@@ -171,6 +177,18 @@ class Liveness:
             beats.sort()
             for start in range(0, len(beats), BEATS_A_FRAME):
                 self._core.send(link, Beats(chain, tuple(beats[start : start + BEATS_A_FRAME])))
+
+
+def _late_s(link: Link, sent_s: float, now: Now) -> float:
+    """How much longer a message was under way than the quickest one of late: in the buffers of a
+    blocked network, or of our own process while it stood still. Its words are as old as that."""
+    lead_s = sent_s - now.mono_s
+    if link.lead_s is not None:
+        # The quickest is forgotten slowly: no two clocks run alike.
+        link.lead_s -= _CLOCK_DRIFT * (now.mono_s - link.lead_at_s)
+    link.lead_s = lead_s if link.lead_s is None else max(link.lead_s, lead_s)
+    link.lead_at_s = now.mono_s
+    return link.lead_s - lead_s
 
 
 def _covers(mark: Mark, judgement: Section) -> bool:

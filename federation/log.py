@@ -32,6 +32,11 @@ class Log:
     def __len__(self) -> int:
         return len(self._seqs)
 
+    @property
+    def last(self) -> int:
+        """The newest position."""
+        return self._seqs[-1] if self._seqs else 0
+
     def add(self, seq: int, record: Record, kind: int) -> None:
         """Note that this section stands at this position (again, perhaps)."""
         seqs = self._seqs

@@ -119,9 +119,11 @@ class Watermark:
 
 @dataclass(frozen=True, slots=True)
 class Watermarks:
-    """The sender's own watermark, and those that the receiver seems not to get from elsewhere."""
+    """The sender's own watermark, and those that the receiver seems not to get from elsewhere.
+    `mono_ms` tells by its differences how long the message was under way longer than others."""
 
     wall_ms: int
+    mono_ms: int
     marks: tuple[Watermark, ...]
 
 

@@ -234,6 +234,7 @@ def _put_watermarks(writer: Writer, message: Watermarks) -> None:
     if known > MAX_CHAINS:
         raise ValueError(f"watermarks of {known} chains are over {MAX_CHAINS}")
     writer.signed(message.wall_ms)
+    writer.signed(message.mono_ms)
     writer.number(len(message.marks), MAX_REGISTRIES)
     for mark in message.marks:
         writer.chain((mark.owner, mark.generation))
@@ -245,13 +246,13 @@ def _put_watermarks(writer: Writer, message: Watermarks) -> None:
 
 
 def _get_watermarks(reader: Reader) -> Watermarks:
-    wall_ms = reader.signed()
+    wall_ms, mono_ms = reader.signed(), reader.signed()
     marks: list[Watermark] = []
     room = MAX_CHAINS
     for _ in range(reader.count(MAX_REGISTRIES, least_size=5)):
         marks.append(_get_mark(reader, room))
         room -= len(marks[-1].known)
-    return Watermarks(wall_ms, tuple(marks))
+    return Watermarks(wall_ms, mono_ms, tuple(marks))
 
 
 def _get_mark(reader: Reader, most_known: int) -> Watermark:

@@ -32,7 +32,7 @@ class Writes:
         held = record.judgement
         newest = token is None or held is None or token.epoch <= held.major
         if held is not None and held.origin == self._core.me and newest:
-            if held.payload != judgement:
+            if held.payload != judgement or not self._core.replica.knows(held):
                 self.judge_own(key, judgement, now)
         else:
             self._adopt(record, judgement, now, token.epoch if token else 0)
@@ -48,6 +48,10 @@ class Writes:
         held = record.judgement
         if held is None or held.origin != self._core.me or (token is not None and token.epoch > held.major):
             self._adopt(record, judgement, now, token.epoch if token else 0)
+        elif not self._core.replica.knows(held):
+            # Our word, of a start that our store has lost: no watermark of ours vouches for it, until we
+            # say it again.
+            self.judge_own(key, held.payload, now)
         return self._token(record), record
 
     def judge(self, key: str, value: bytes, now: Now) -> bool:

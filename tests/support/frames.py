@@ -31,7 +31,7 @@ SMALLEST: dict[type, Message] = {
     Ack: Ack(0),
     Pull: Pull(0, {}),
     Drain: Drain(0, 0, 0, ()),
-    Watermarks: Watermarks(0, ()),
+    Watermarks: Watermarks(0, 0, ()),
     Beats: Beats(("a", 0), ()),
     DigestRequest: DigestRequest(0),
     DigestSums: DigestSums(0, {}, False),

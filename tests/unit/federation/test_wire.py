@@ -118,7 +118,7 @@ BY_TYPE: dict[type, st.SearchStrategy[Any]] = {
     Ack: st.builds(Ack, numbers()),
     Pull: st.builds(Pull, numbers(), VECTORS),
     Drain: st.builds(Drain, numbers(), numbers(), numbers(), tuples_of(items()), st.none() | VECTORS),
-    Watermarks: st.builds(Watermarks, SIGNED, tuples_of(MARKS)),
+    Watermarks: st.builds(Watermarks, SIGNED, SIGNED, tuples_of(MARKS)),
     Beats: st.builds(Beats, CHAINS, BEATS.map(sorted).map(tuple)),
     DigestRequest: st.builds(DigestRequest, numbers(), tuples_of(numbers(63)), tuples_of(numbers(4095), 70)),
     DigestSums: st.builds(
@@ -225,7 +225,7 @@ PINNED: dict[str, tuple[Message, str]] = {
         "da0105 01 02 0161 02 0162 01 06 09 01 0600 c801 8d03 01 00c9",
     ),
     "announce": (Announce({("a", 1): 2}, {}, 3, ("b",)), "da0102 0101610101 02 00 03 01 0162"),
-    "watermarks": (Watermarks(-1, (Watermark("a", 9, ((8, 5),), 700),)), "da0107 01 01 0161 09 bc05 01 01 05"),
+    "watermarks": (Watermarks(-1, 3, (Watermark("a", 9, ((8, 5),), 700),)), "da0107 01 06 01 0161 09 bc05 01 01 05"),
     "beats": (
         Beats(("a", 1), (Beat(5, 250, b"xy"), Beat(7, 500, b"zw"))),
         "da0108 0161 01 02 05 04 00 01 01 00 01 02 00 787a7977",
@@ -270,7 +270,7 @@ def test_what_does_not_shrink_is_left_as_it_is() -> None:
 
 def test_a_watermark_is_short() -> None:
     mark = Watermark("eu-west-1", GENERATION, ((GENERATION, 250_000),), 730)
-    one, two = (len(encode(Watermarks(GENERATION, (mark,) * count))) for count in (1, 2))
+    one, two = (len(encode(Watermarks(GENERATION, 0, (mark,) * count))) for count in (1, 2))
     assert two - one <= 24
 
 
