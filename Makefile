@@ -8,7 +8,7 @@ SEEDS ?= 1000
 JOBS ?= 2
 export DEMO_SECONDS
 
-.PHONY: install demo test check lint bench simulate clean
+.PHONY: install demo test check lint bench simulate simulate-scale clean
 
 $(READY): requirements.txt pyproject.toml
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed; none was found."; exit 1; }
@@ -38,9 +38,13 @@ bench: $(READY)
 	$(BIN)/python -m benchmarks.heartbeat
 	$(BIN)/python -m benchmarks.discover
 	$(BIN)/python -m benchmarks.memory
+	$(BIN)/python -m benchmarks.merge
 
 simulate: $(READY)
 	$(BIN)/python -m tests.simulation --seeds $(SEEDS) --jobs $(JOBS)
+
+simulate-scale: $(READY)
+	$(BIN)/python -m benchmarks.federation_scale
 
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis *.egg-info
