@@ -27,6 +27,7 @@ def at_any_moment(world: "World") -> None:
     only_owners_judge(world)
     the_dead_are_not_shown_alive(world)
     dead_registries_are_not_reachable(world)
+    words_are_vouched_for(world)
     revocations_arrive(world)
 
 
@@ -64,11 +65,17 @@ def positions_are_true(world: "World") -> None:
             record = get(write.key)
             if record is not None and has(record.state(), write):
                 continue
-            if record is None and world.ledger.ended(write.key, write.life):
+            if world.ledger.ended(write.key, write.life) and (record is None or _is_newer(world, record, write)):
                 continue
             if _may_be_held_back(world, write):
                 continue
             raise Violation(f"positions are true: {registry.id} is past {write}, and holds {record and record.state()}")
+
+
+def _is_newer(world: "World", record: Record, write: Write) -> bool:
+    """Whether it was registered after that write, by a registry that had lost what came before."""
+    spec = world.ledger.by_dot.get(record.spec.dot) if record.spec is not None else None
+    return spec is not None and spec.serial > write.serial
 
 
 def _may_be_held_back(world: "World", write: Write) -> bool:
@@ -140,6 +147,42 @@ def dead_registries_are_not_reachable(world: "World") -> None:
                 )
 
 
+def words_are_vouched_for(world: "World") -> None:
+    """Who shows an owner's word as fresh shows what the owner itself held then: not what it has said
+    otherwise since, nor a node that it knew to be another's."""
+    scenario = world.scenario
+    hops = 2 if scenario.topology == "mesh" else len(world.registries)
+    slack_s = SLACK_S + 2 * scenario.store_delay_s + hops * max(0.5, world.network.latest_s) + world.longest_stall_s
+    for registry in _up(world):
+        now = registry.now
+        for key in world.ledger.last_beat_s:
+            standing = registry.live.standing(key, now)
+            if standing is None or not standing.reachable or standing.owner == registry.id:
+                continue
+            owner, then_s = world.registries[standing.owner], world.now - standing.as_of_s - slack_s
+            if not owner.up or owner.started_s > then_s:
+                continue
+            record = registry.live.replica.get(key)
+            assert record is not None
+            assert record.judgement is not None
+            word = world.ledger.by_dot[record.judgement.dot]
+            moved_s = owner.moved_s.get(key, world.now)
+            if word.at_s < moved_s < then_s:
+                raise Violation(
+                    f"words are vouched for: {registry.id} shows {key} as {standing}, which {owner.id} knows since "
+                    f"{moved_s:.3f} to be another's"
+                )
+            for later in world.ledger.by_key[key]:
+                if (
+                    later.kind == SectionKind.JUDGEMENT
+                    and later.life == word.life
+                    and later.serial > word.serial
+                    and later.at_s < then_s
+                    and (later.registry, later.section.generation) == (owner.id, owner.live.replica.generation)
+                ):
+                    raise Violation(f"words are vouched for: {registry.id} shows {word} as {standing}, since {later}")
+
+
 def revocations_arrive(world: "World") -> None:
     """A revocation is in force wherever there has been a way to for long enough, whatever clocks do."""
     scenario = world.scenario
@@ -153,6 +196,8 @@ def revocations_arrive(world: "World") -> None:
         if world.registries[write.registry].started_s > write.at_s:
             continue  # it may have lost it, and others may have it who had no way to here
         for registry in _up(world):
+            if world.now - registry.started_s < bound_s:
+                continue
             if world.network.together_s(write.registry, registry.id) < bound_s:
                 continue
             record = registry.live.replica.get(write.key)
@@ -315,11 +360,11 @@ def nothing_is_resurrected(world: "World") -> None:
 
 
 def nothing_grows_without_bound(world: "World") -> None:
-    """Positions: one chain a start. Logs: what stands, and what was replaced lately."""
+    """Positions: a chain a start, about. Logs: what stands, and what was replaced lately."""
     starts = sum(registry.starts for registry in world.registries.values())
     for registry in _up(world):
         replica = registry.live.replica
-        if len(replica.vector) > starts:
+        if len(replica.vector) > 2 * starts:  # a start may find its generation taken, and take another
             raise Violation(
                 f"nothing grows without bound: {registry.id} knows {len(replica.vector)} chains of {starts}"
             )

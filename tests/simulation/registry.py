@@ -40,6 +40,8 @@ class SimulatedRegistry:
         self.down_since_s: float | None = 0.0
         self.left = False
         self.frozen = False
+        self.moved_s: dict[str, float] = {}  # when it learnt that a node of its own is another's now
+        self._owned: set[str] = set()
         self.alerts: dict[str, int] = {}
         self._backlog: list[tuple[Callable[..., None], tuple[object, ...]]] = []
         self._life = 0  # of the process
@@ -209,9 +211,19 @@ class SimulatedRegistry:
 
     def _note_own(self, key: str, action: str) -> list[Write]:
         record = self.live.replica.get(key)
+        self._note_owner(key, record)
         if record is None:
             return []
         return self.world.ledger.written(action, record, self.id, self.live.replica.generation, self.world.now)
+
+    def _note_owner(self, key: str, record: Record | None) -> None:
+        if self.live.owns(key):
+            self._owned.add(key)
+            self.moved_s.pop(key, None)
+        elif key in self._owned:
+            self._owned.discard(key)
+            if record is not None and record.exists:
+                self.moved_s[key] = self.world.now
 
     def _local(self, action: str, key: str, effects: list[Effect], done: Callable[[], None] | None = None) -> None:
         """Note a local write and perform it; its caller hears of it once it is kept."""

@@ -95,6 +95,18 @@ def _sparse(s: Scenario, rng: random.Random) -> Scenario:
     return replace(s, topology=topology, registries=rng.choice((5, 6, 12)), nodes=10, heal_s=30.0, reach_s=16.0)
 
 
+def _wandering(s: Scenario, rng: random.Random) -> Scenario:
+    """Machines go from registry to registry, register everywhere, and clocks disagree."""
+    return replace(
+        s, flap_share=1.0, restart_share=0.4, skew_ms=3000, death_rate=0.0, partition_rate=0.15, delete_rate=0.0
+    )
+
+
+def _revoking_ahead(s: Scenario, rng: random.Random) -> Scenario:
+    """Keys are revoked while clocks are far off."""
+    return replace(s, put_rate=0.4, revoke_rate=0.4, jump_rate=0.15, jump_ms=3_600_000)
+
+
 def _evicting(s: Scenario, rng: random.Random) -> Scenario:
     return replace(s, absences=1, eviction_s=rng.choice((25.0, 35.0)), tombstone_min_age_s=8.0, delete_rate=0.15)
 
@@ -123,6 +135,8 @@ THEMES: dict[str, Change] = {
     "flap": lambda s, rng: replace(s, flap_share=rng.choice((0.3, 1.0)), request_loss=rng.choice((0.0, 0.1))),
     "old-callers": lambda s, rng: replace(s, token_share=rng.choice((0.0, 0.5)), flap_share=0.4),
     "clones": lambda s, rng: replace(s, clone_rate=0.05, impostor_rate=0.05),
+    "wander": _wandering,
+    "revoking-ahead": _revoking_ahead,
     "deletes": lambda s, rng: replace(s, delete_rate=0.6, amend_rate=0.6, tombstone_min_age_s=rng.choice((3.0, 15.0))),
     "keys": lambda s, rng: replace(s, put_rate=0.3, revoke_rate=0.25),
 }

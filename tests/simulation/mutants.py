@@ -1,0 +1,255 @@
+"""The core with one mechanism broken at a time, and a seed that shows it. `python -m tests.simulation
+--mutants` looks for seeds anew: what the scenarios do may change, that each mechanism is needed may not.
+
+Mechanisms whose absence only a hostile peer shows are broken in tests/unit/federation instead.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from federation.clock import HLC_MAX, HybridClock, Now, hlc_of
+from federation.core import Core, Link
+from federation.drains import Drains
+from federation.guard import Guard, Holds
+from federation.intake import Intake
+from federation.liveness import Liveness
+from federation.record import SECTION_NAMES, Item, Record, SectionKind, section_of
+from federation.replica import Replica
+from federation.tombstones import Collector
+from federation.walks import Walks
+from federation.writes import Writes
+
+Patch = pytest.MonkeyPatch
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """What is broken, how, and a seed whose run breaks a promise with it and keeps all without."""
+
+    name: str
+    mutate: Callable[[Patch], None]
+    seed: int | None = None
+
+    def __str__(self) -> str:
+        return self.name
+
+
+def _naive_last_writer_wins(patch: Patch) -> None:
+    def absorb(record: Record, item: Item) -> bool:
+        newest = max((s.major for get in section_of if (s := get(record)) is not None), default=-1)
+        if item.section.major <= newest:
+            return False
+        record.life, record.incarnation = item.life, item.incarnation
+        if item.life % 2 == 0:
+            record.spec = record.intent = record.judgement = None
+        setattr(record, SECTION_NAMES[item.kind], item.section)
+        return True
+
+    patch.setattr("federation.replica.absorb", absorb)
+
+
+def _lives_do_not_count(patch: Patch) -> None:
+    def absorb(record: Record, item: Item) -> bool:
+        held = section_of[item.kind](record)
+        if held is not None and held >= item.section:
+            return False
+        record.life, record.incarnation = item.life, item.incarnation
+        setattr(record, SECTION_NAMES[item.kind], item.section)
+        return True
+
+    patch.setattr("federation.replica.absorb", absorb)
+
+
+def _collected_by_age(patch: Patch) -> None:
+    """Naively: nobody is asked, and nothing remembers what was collected."""
+    patch.setattr(Collector, "_acks", lambda self, now: [self._core.replica.vector])
+    patch.setattr(Replica, "collect", lambda self, tombstone: self.remove(tombstone))
+
+
+def _no_floor(patch: Patch) -> None:
+    patch.setattr(Core, "is_stale", lambda self, link: False)
+    patch.setattr(Core, "am_stale", lambda self, link: False)
+
+
+def _walks_without_context(patch: Patch) -> None:
+    patch.setattr(Walks, "_bury", lambda self, missing, walk: None)
+    patch.setattr(Walks, "_not_collected", lambda self, items, walk: list(items))
+
+
+def _no_life_floor(patch: Patch) -> None:
+    def collect(self: Replica, tombstone: Record) -> None:
+        floor = self.life_floor
+        original(self, tombstone)
+        self.life_floor = floor
+
+    original = Replica.collect
+    patch.setattr(Replica, "collect", collect)
+
+
+def _no_generations(patch: Patch) -> None:
+    patch.setattr(Replica, "begin_generation", lambda self, at_least: setattr(self, "generation", 1))
+
+
+def _no_tokens(patch: Patch) -> None:
+    def register(self: Writes, key: str, payload: bytes, now: Now, **rest: Any) -> Any:
+        return original_register(self, key, payload, now, **{**rest, "token": None})
+
+    def heartbeat(self: Writes, key: str, judgement: bytes, now: Now, token: Any) -> Any:
+        return original_heartbeat(self, key, judgement, now, None)
+
+    original_register, original_heartbeat = Writes.register, Writes.heartbeat
+    patch.setattr(Writes, "register", register)
+    patch.setattr(Writes, "heartbeat", heartbeat)
+
+
+def _stamps_ignore_what_they_replace(patch: Patch) -> None:
+    def mint(self: HybridClock, wall_ms: int, *above: int) -> int:
+        return min(hlc_of(wall_ms), HLC_MAX)
+
+    patch.setattr(HybridClock, "mint", mint)
+
+
+def _a_jump_is_carried_on(patch: Patch) -> None:
+    def init(self: HybridClock, tolerance_ms: int) -> None:
+        original(self, 2**40)
+
+    original = HybridClock.__init__
+    patch.setattr(HybridClock, "__init__", init)
+
+
+def _a_wrong_clock_is_minted_from(patch: Patch) -> None:
+    patch.setattr(Core, "wall_ms", lambda self, now: now.wall_ms)
+
+
+def _deletions_are_held(patch: Patch) -> None:
+    def held_for_s(self: Any, item: Item, limit: int, now: Now) -> float | None:
+        if item.section.major > limit:
+            return 3600.0
+        return original(self, item, limit, now)
+
+    original = Guard.held_for_s
+    patch.setattr(Guard, "held_for_s", held_for_s)
+
+
+def _positions_pass_holds(patch: Patch) -> None:
+    patch.setattr(Holds, "limit", lambda self, chain, seq: seq)
+
+
+def _positions_pass_gaps(patch: Patch) -> None:
+    def advance(self: Intake, chain: Any, after: int, upto: int) -> None:
+        original(self, chain, min(after, self._core.replica.vector.get(chain, 0)), upto)
+
+    original = Intake._advance
+    patch.setattr(Intake, "_advance", advance)
+
+
+def _broken_drains_are_believed(patch: Patch) -> None:
+    def received(self: Drains, link: Link, drain: Any, now: Now) -> None:
+        if self._incoming is not None:
+            self._incoming.next_index = drain.index
+        original(self, link, drain, now)
+
+    original = Drains.received
+    patch.setattr(Drains, "received", received)
+
+
+def _drains_forget_replacements(patch: Patch) -> None:
+    patch.setattr(Drains, "_replaced", lambda self, record: None)
+
+
+def _drains_end_at_the_position(patch: Patch) -> None:
+    def asked(self: Drains, link: Link, pull: Any) -> None:
+        original(self, link, pull)
+        drain = self._outgoing[link.peer]
+        drain.upto = {chain: min(seq, drain.claim.get(chain, 0)) for chain, seq in drain.upto.items()}
+
+    original = Drains.asked
+    patch.setattr(Drains, "asked", asked)
+
+
+def _no_repair(patch: Patch) -> None:
+    original = Walks.begin
+
+    def begin(self: Walks, link: Link, now: Now, *, complete: bool) -> None:
+        if complete:
+            original(self, link, now, complete=complete)
+
+    patch.setattr(Walks, "begin", begin)
+
+
+def _no_release(patch: Patch) -> None:
+    patch.setattr(Replica, "_release", lambda self, record: None)
+
+
+def _marks_count_at_once(patch: Patch) -> None:
+    patch.setattr(Liveness, "settle", lambda self: self._counting.update(self._latest))
+
+
+def _marks_vouch_for_everything(patch: Patch) -> None:
+    patch.setattr("federation.liveness._covers", lambda mark, judgement: True)
+
+
+def _ages_stand_still(patch: Patch) -> None:
+    patch.setattr("federation.liveness._late_s", lambda link, sent_s, now: 0.0)
+
+
+def _lost_words_are_not_said_again(patch: Patch) -> None:
+    patch.setattr(Replica, "knows", lambda self, section: True)
+
+
+def _relays_do_not_relay(patch: Patch) -> None:
+    patch.setattr(Core, "needs_relay", lambda self, link, origin: False)
+
+
+def _heartbeats_do_not_adopt(patch: Patch) -> None:
+    patch.setattr(Writes, "_adopt", _adopt_unowned)
+
+
+_adopt = Writes._adopt
+
+
+def _adopt_unowned(self: Writes, record: Record, judgement: bytes, now: Now, above: int) -> None:
+    if record.judgement is None:
+        _adopt(self, record, judgement, now, above)
+
+
+def _epochs_do_not_grow(patch: Patch) -> None:
+    def adopt(self: Writes, record: Record, judgement: bytes, now: Now, above: int) -> None:
+        held = record.judgement
+        epoch = held.major if held is not None else self._mint(now)
+        self._write(record, SectionKind.JUDGEMENT, epoch, self._mint(now), judgement)
+
+    patch.setattr(Writes, "_adopt", adopt)
+
+
+MUTANTS = (
+    Mutant("naive last writer wins", _naive_last_writer_wins),
+    Mutant("lives do not count", _lives_do_not_count),
+    Mutant("tombstones collected by age", _collected_by_age),
+    Mutant("no floor", _no_floor),
+    Mutant("walks without context", _walks_without_context),
+    Mutant("no life floor", _no_life_floor),
+    Mutant("no generations", _no_generations),
+    Mutant("no tokens", _no_tokens),
+    Mutant("stamps ignore what they replace", _stamps_ignore_what_they_replace),
+    Mutant("a jump of the clock is carried on", _a_jump_is_carried_on),
+    Mutant("a wrong clock is minted from", _a_wrong_clock_is_minted_from),
+    Mutant("deletions are held", _deletions_are_held),
+    Mutant("positions pass holds", _positions_pass_holds),
+    Mutant("positions pass gaps", _positions_pass_gaps),
+    Mutant("broken drains are believed", _broken_drains_are_believed),
+    Mutant("drains forget replacements", _drains_forget_replacements),
+    Mutant("drains end at the position", _drains_end_at_the_position),
+    Mutant("no repair", _no_repair),
+    Mutant("no release", _no_release),
+    Mutant("marks count at once", _marks_count_at_once),
+    Mutant("marks vouch for everything", _marks_vouch_for_everything),
+    Mutant("ages stand still", _ages_stand_still),
+    Mutant("lost words are not said again", _lost_words_are_not_said_again),
+    Mutant("relays do not relay", _relays_do_not_relay),
+    Mutant("heartbeats do not adopt", _heartbeats_do_not_adopt),
+    Mutant("epochs do not grow", _epochs_do_not_grow),
+)
