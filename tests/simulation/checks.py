@@ -366,7 +366,7 @@ def nothing_is_resurrected(world: "World") -> None:
         for write in world.ledger.by_key.get(key, ()):
             if write.kind != SectionKind.END or write.life % 2 or write.lost_s is not None or write.acked_s is None:
                 continue
-            if record.life < write.life:
+            if record.life < write.life and not _is_newer(world, record, write):
                 raise Violation(f"nothing is resurrected: {write} ended it, and it stands as {record.state()}")
 
 
