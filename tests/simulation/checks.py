@@ -179,7 +179,7 @@ def words_are_vouched_for(world: "World") -> None:
             for later in world.ledger.by_key[key]:
                 if (
                     later.kind == SectionKind.JUDGEMENT
-                    and later.life == word.life
+                    and (later.life, later.incarnation) == (word.life, word.incarnation)
                     and later.serial > word.serial
                     and later.at_s < then_s
                     and (later.registry, later.section.generation) == (owner.id, owner.live.replica.generation)
