@@ -19,11 +19,13 @@ _BACKOFF_S = 1.0
 
 @dataclass(slots=True)
 class _Outgoing:
-    """A drain that we give. `claim` is our position when it began."""
+    """A drain that we give. `claim` is our position when it began, `upto` the ends of the logs: what
+    came early, beyond our own position, may be what replaced something before it."""
 
     pull_id: int
     claim: Vector
     after: Vector
+    upto: Vector
     chains: list[Chain]
     index: int = 0
     position: int = 0
@@ -139,10 +141,9 @@ class Drains:
 
     def asked(self, link: Link, pull: Pull) -> None:
         """Begin a drain; an earlier one to the same registry is no longer wanted."""
-        vector = self._core.replica.vector
-        # Every log, also beyond our own position: what came early may be what replaced something before it.
-        chains = sorted(self._core.replica.logs)
-        self._outgoing[link.peer] = _Outgoing(pull.pull_id, dict(vector), dict(pull.vector), chains)
+        replica = self._core.replica
+        upto = {chain: log.last for chain, log in replica.logs.items() if log.last > pull.vector.get(chain, 0)}
+        self._outgoing[link.peer] = _Outgoing(pull.pull_id, dict(replica.vector), dict(pull.vector), upto, sorted(upto))
 
     def flush(self, now: Now) -> None:
         """Send chunks where there is room; half of a link's room stays free for fresh writes."""
@@ -184,7 +185,7 @@ class Drains:
                 chain = drain.chains[0]
                 log = replica.log(chain)
                 start = max(drain.position, drain.after.get(chain, 0))
-                for seq, record, kind in log.after(start, log.last):
+                for seq, record, kind in log.after(start, drain.upto[chain]):
                     drain.position = seq
                     item = record.resolve(kind) if log.is_live(seq, record, kind) else None
                     if item is not None:

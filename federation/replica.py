@@ -155,10 +155,13 @@ class Replica:
                     self._release(record)
         else:
             olds = [old for get in section_of if (old := get(record)) is not None]
+            owner = record.judgement[1] if record.judgement is not None else None
             if not absorb(record, item):
                 return None
             for old in olds:
                 self._replaced(record, old)
+            if owner == self.registry_id != section[1]:
+                self._release(record)
         log = self.logs.get(chain)
         if log is None:
             log = self.log(chain)
@@ -230,8 +233,8 @@ class Replica:
             self.on_replaced(record)
 
     def _release(self, record: Record) -> None:
-        """We lost a node to another registry: a position of our chain that stands for its judgement.
-        Whoever hears our later watermarks has thereby heard of the new owner."""
+        """We lost a node to another registry, or to a deletion there: a position of our chain that stands
+        for what replaced our judgement. Whoever our later watermarks count for has heard of it."""
         seq = self.next_seq
         self.log(self.chain).add(seq, record, _JUDGEMENT)
         self.vector[self.chain] = seq

@@ -10,7 +10,8 @@ KEY_PREFIX = "k:"  # API keys: their ids are never used again, so they have one 
 
 
 class Token(NamedTuple):
-    """What a node carries from one registry to the next, so that each mints above the last."""
+    """What a node carries from one registry to the next, so that each mints above the last: `epoch` is
+    the greatest stamp that was minted for it."""
 
     life: int
     incarnation: int
@@ -28,10 +29,10 @@ class Writes:
     ) -> Token:
         """A node registers: it exists, as it says, and is ours."""
         life, own_incarnation, born = self._life(key, incarnation, token)
+        moved = token is not None and token.epoch > _stamp(self._core.replica.get(key))
         record = self._spec(key, payload, now, life, own_incarnation, born, token.epoch if token else 0)
         held = record.judgement
-        newest = token is None or held is None or token.epoch <= held.major
-        if held is not None and held.origin == self._core.me and newest:
+        if held is not None and held.origin == self._core.me and not moved:
             if held.payload != judgement or not self._core.replica.knows(held):
                 self.judge_own(key, judgement, now)
         else:
@@ -46,7 +47,7 @@ class Writes:
         if token is not None and (token.life, token.incarnation) > (record.life, record.incarnation):
             return None  # a later life of it, which we have not heard of
         held = record.judgement
-        if held is None or held.origin != self._core.me or (token is not None and token.epoch > held.major):
+        if held is None or held.origin != self._core.me or (token is not None and token.epoch > _stamp(record)):
             self._adopt(record, judgement, now, token.epoch if token else 0)
         elif not self._core.replica.knows(held):
             # Our word, of a start that our store has lost: no watermark of ours vouches for it, until we
@@ -156,5 +157,10 @@ class Writes:
 
     @staticmethod
     def _token(record: Record) -> Token:
-        assert record.judgement is not None
-        return Token(record.life, record.incarnation, record.judgement.major)
+        return Token(record.life, record.incarnation, _stamp(record))
+
+
+def _stamp(record: Record | None) -> int:
+    """The greatest stamp that the node's token may carry, as far as it is known here."""
+    sections = (record.spec, record.judgement) if record is not None else ()
+    return max((section.major for section in sections if section is not None), default=0)
