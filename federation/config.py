@@ -22,9 +22,10 @@ class Config:
     walk_buckets: int = 256  # of 4096: a repair walk is bounded, the next one goes on
     beat_interval_s: float = 1.0
 
-    clock_tolerance_ms: int = 10_000  # an item further ahead is held; NTP keeps clocks within milliseconds
+    clock_tolerance_ms: int = 10_000  # who is further ahead is told of; NTP keeps clocks within milliseconds
+    clock_horizon_ms: int = 86_400_000  # and beyond this it is nobody's clock: refused
     clock_suspect_ms: int = 5_000  # our own clock this far from its peers' median is not minted from
-    hold_retry_s: float = 30.0
+    hold_retry_s: float = 30.0  # what exceeds an origin's share is asked for again
 
     tombstone_min_age_s: float = 3_600.0  # longer than any message lives
     eviction_s: float = 7 * 86_400.0  # collection waits no longer for a registry that is away

@@ -8,7 +8,7 @@ under way travels as its replacement.
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from federation.clock import Chain, Now, Vector
+from federation.clock import Chain, Now, Vector, reaches
 from federation.core import Core, Link
 from federation.intake import Intake
 from federation.messages import Drain, Pull
@@ -41,6 +41,7 @@ class _Incoming:
     pull_id: int
     progress_s: float
     next_index: int = 0
+    whole: bool = True  # nothing of it was held
 
 
 class Drains:
@@ -67,7 +68,7 @@ class Drains:
     def greeted(self, link: Link, now: Now) -> None:
         """On a new link there is nothing to wait for: what it has and we lack is asked for at once."""
         link.lack_since_s = float("-inf")
-        link.lack = self._intake.lacking(link, now)
+        link.lack = self._intake.lacking(link)
         self._not_before_s = min(self._not_before_s, now.mono_s)
         self.tick(now)
 
@@ -84,6 +85,8 @@ class Drains:
             if now.mono_s - self._incoming.progress_s < config.pull_timeout_s:
                 return
             self._abandon(now)
+        if len(self._intake.holds):
+            return  # no claim would be believed: walks are for that, which send only what differs
         best: Link | None = None
         best_lack = 0
         for link in self._core.greeted():
@@ -95,7 +98,7 @@ class Drains:
 
     def _long_lacking(self, link: Link, now: Now) -> int:
         """How many writes it has had for longer than the grace and we still have not."""
-        lacking = self._intake.lacking(link, now)
+        lacking = self._intake.lacking(link)
         vector = self._core.replica.vector
         if not any(seq > vector.get(chain, 0) for chain, seq in link.lack.items() if chain in lacking):
             link.lack, link.lack_since_s = lacking, now.mono_s
@@ -104,15 +107,10 @@ class Drains:
         return sum(seq - vector.get(chain, 0) for chain, seq in lacking.items())
 
     def _pull(self, link: Link, now: Now) -> None:
-        self._intake.holds.release(now.mono_s)
-        vector = dict(self._core.replica.vector)
-        for chain, seq in link.vector.items():
-            if self._intake.holds.holding(chain, now.mono_s):
-                vector[chain] = max(vector.get(chain, 0), seq)  # not again before its time
-        self.on_lack(link, {chain[0] for chain in self._intake.lacking(link, now)})
+        self.on_lack(link, {chain[0] for chain in self._intake.lacking(link)})
         self._next_id += 1
         self._incoming = _Incoming(link.peer, self._next_id, now.mono_s)
-        self._core.send(link, Pull(self._next_id, vector))
+        self._core.send(link, Pull(self._next_id, dict(self._core.replica.vector)))
 
     def _abandon(self, now: Now) -> None:
         self._incoming = None
@@ -122,7 +120,7 @@ class Drains:
         """Take in a chunk."""
         if self._core.is_stale(link):
             return
-        self._intake.items(drain.items, now)
+        whole = self._intake.items(drain.items, now)
         incoming = self._incoming
         if incoming is None or incoming.peer != link.peer or incoming.pull_id != drain.pull_id:
             return
@@ -131,9 +129,10 @@ class Drains:
             return
         incoming.next_index += 1
         incoming.progress_s = now.mono_s
+        incoming.whole = incoming.whole and whole
         if drain.claim is not None:
             self._incoming = None
-            if not self._core.am_stale(link):
+            if incoming.whole and not self._core.am_stale(link):
                 self._intake.claim(drain.claim)
                 self.completed = True
 
@@ -157,7 +156,8 @@ class Drains:
         items = self._chunk(drain)
         claim = None
         if not (drain.chains or drain.replaced or drain.carried):
-            claim = drain.claim
+            # Who is below our floor has missed a deletion that is in no drain any more.
+            claim = drain.claim if reaches(drain.after, self._core.replica.floor) else {}
             del self._outgoing[link.peer]
         frame = self._core.frame(link, now)
         self._core.send(link, Drain(frame, drain.pull_id, drain.index, tuple(items), claim))

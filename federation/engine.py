@@ -66,6 +66,7 @@ class Engine:
         self._collector = Collector(core, self._writes, self._liveness, now)
         self._guard.reachable = self._liveness.reachable
         self._intake.on_advanced = self._streams.advanced
+        self._intake.on_claimed = self._announce_soon
         self._drains.on_lack = self._streams.graft
         self._flushed_seq = 0
         self._next_announce_s = now.mono_s
@@ -290,6 +291,10 @@ class Engine:
                 self._walks.wanted(link, message, now)
             case Hello():
                 raise AssertionError("greetings are not dispatched")
+
+    def _announce_soon(self) -> None:
+        """What we were given in one piece is not pushed on: whoever hears it from us has to ask."""
+        self._next_announce_s = float("-inf")
 
     def _announce(self, now: Now) -> None:
         """Tell where we are: what changed at once, everything now and then, as announcements get lost."""

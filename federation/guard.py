@@ -1,17 +1,28 @@
-"""What is asked of an item before it is joined: a stamp that is not from the future, and an origin
-that does not delete or take over the world at once.
+"""What is asked of an item before it is joined: a stamp from this age, an origin that speaks for itself,
+and no origin that deletes or takes over the world at once.
 
-An item that fails is held: not joined, not buffered, and no position beyond it is believed, so that
-it is asked for again later. Never dropped: a clock decides, and clocks differ between registries.
+Stamps from the future are joined, as long as they are of somebody's clock: whoever writes next mints above
+them. To wait until their time has come would let an old write replace the newer ones that were made
+meanwhile. Beyond a day they are nobody's clock: refused, so that there is always room above.
 """
 
 from collections.abc import Callable
+from enum import Enum
 
-from federation.clock import Chain, Now, hlc_of, wall_ms_of
+from federation.clock import Chain, Now, Vector, hlc_of, wall_ms_of
 from federation.core import Core
-from federation.record import Item, SectionKind
+from federation.record import Item, Section, SectionKind
 
 _END, _JUDGEMENT = SectionKind.END, SectionKind.JUDGEMENT
+
+
+class Verdict(Enum):
+    """What becomes of an item. REFUSED: as if it had never been sent; a walk offers it again, and it is
+    joined if it has come into bounds. HELD: not now, and no position passes it."""
+
+    ADMITTED = "admitted"
+    REFUSED = "refused"
+    HELD = "held"
 
 
 class Allowance:
@@ -39,27 +50,31 @@ class Guard:
         self._allowances: dict[str, Allowance] = {}
         self.reachable: Callable[[str, Now], bool] = lambda owner, now: False
 
-    def stamp_limit(self, now: Now) -> int:
-        """Stamps above this are from the future."""
-        core = self._core
-        return hlc_of(core.wall_ms(now) + core.config.clock_tolerance_ms)
+    def limits(self, now: Now) -> tuple[int, int]:
+        """Stamps above the first are told of, above the second refused."""
+        wall_ms, config = self._core.wall_ms(now), self._core.config
+        return hlc_of(wall_ms + config.clock_tolerance_ms), hlc_of(wall_ms + config.clock_horizon_ms)
 
-    def held_for_s(self, item: Item, limit: int, now: Now) -> float | None:
-        """None to let the item in, else when to ask for it again.
-
-        Revocations and deletions are never held by a clock; that is what they are there for.
-        """
+    def judge(self, item: Item, limits: tuple[int, int], now: Now) -> Verdict:
+        """Whether to join an item. Deletions and revocations are never refused for their stamp."""
         section = item.section
         stamp = max(section.major, section.minor)
-        retry_s = self._core.config.hold_retry_s
-        if stamp > limit and item.kind != _END:
-            ahead_s = (wall_ms_of(stamp) - wall_ms_of(limit)) / 1000
-            self._core.alert("clock_ahead", f"{section.origin} wrote {ahead_s:.0f} s ahead of the tolerance")
-            return min(max(ahead_s, 1.0), retry_s)
+        if stamp > limits[0] and item.kind != _END:
+            ahead_s = (wall_ms_of(stamp) - wall_ms_of(limits[0])) / 1000
+            self._core.alert("clock_ahead", f"{section.origin} wrote {ahead_s:.0f} s further ahead than is tolerated")
+            if stamp > limits[1]:
+                return Verdict.REFUSED
+        if section.origin == self._core.me and self._is_forged(section):
+            self._core.alert("forged", f"{item.key}: somebody speaks in our name")
+            return Verdict.REFUSED
         if item.kind in (_END, _JUDGEMENT) and self._is_destructive(item, now) and not self._allowed(item, now):
             self._core.alert("quarantined", f"{section.origin} deletes or takes over more than its share a minute")
-            return retry_s
-        return None
+            return Verdict.HELD
+        return Verdict.ADMITTED
+
+    def _is_forged(self, section: Section) -> bool:
+        replica = self._core.replica
+        return section.generation == replica.generation and section.seq >= replica.next_seq
 
     def _is_destructive(self, item: Item, now: Now) -> bool:
         """A deletion of what exists here, or a node taken from an owner that is still there."""
@@ -74,45 +89,30 @@ class Guard:
         return held.origin == self._core.me or self.reachable(held.origin, now)
 
     def _allowed(self, item: Item, now: Now) -> bool:
-        origin = item.section.origin
         config = self._core.config
         capacity = max(config.destructive_burst, config.destructive_share * len(self._core.replica))
-        allowance = self._allowances.setdefault(origin, Allowance(capacity, now.mono_s))
+        allowance = self._allowances.setdefault(item.section.origin, Allowance(capacity, now.mono_s))
         return allowance.take(capacity, now.mono_s)
 
 
 class Holds:
-    """Where positions must not pass: chain -> (position held, when to ask again).
-
-    A hold ends only when the item is asked for again (`release`), never by time alone: a claim that
-    was under way when its time came must not pass it.
-    """
+    """Positions that must not be passed. A hold ends when everything up to it has been given again."""
 
     def __init__(self) -> None:
-        self._held: dict[Chain, tuple[int, float]] = {}
-        self.releases = 0
+        self._held: dict[Chain, int] = {}
 
-    def hold(self, chain: Chain, seq: int, until_s: float) -> None:
+    def hold(self, chain: Chain, seq: int) -> None:
         """Stop the chain before this position."""
-        held = self._held.get(chain)
-        if held is None or seq < held[0]:
-            self._held[chain] = seq, until_s
+        self._held[chain] = min(seq, self._held.get(chain, seq))
 
     def limit(self, chain: Chain, seq: int) -> int:
         """How far a claim of `seq` may be believed."""
         held = self._held.get(chain)
-        return seq if held is None else min(seq, held[0] - 1)
-
-    def holding(self, chain: Chain, now_s: float) -> bool:
-        """Whether it is too early to ask for the chain's next item."""
-        held = self._held.get(chain)
-        return held is not None and held[1] > now_s
+        return seq if held is None else min(seq, held - 1)
 
     def __len__(self) -> int:
         return len(self._held)
 
-    def release(self, now_s: float) -> None:
-        """Let go of what is being asked for again."""
-        for chain in [chain for chain, (_, until_s) in self._held.items() if until_s <= now_s]:
-            del self._held[chain]
-            self.releases += 1
+    def given(self, vector: Vector) -> None:
+        """Everything up to there was given, and nothing of it held."""
+        self._held = {chain: seq for chain, seq in self._held.items() if seq > vector.get(chain, 0)}

@@ -8,6 +8,7 @@ every hop adds how long it stayed there.
 Measurements travel beside that, lossy, and say nothing about liveness.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from federation.clock import Now
@@ -105,6 +106,10 @@ class Liveness:
             return True
         mark = self._latest.get(owner)
         return mark is not None and now.mono_s - mark.as_of_s <= self._core.config.reach_s
+
+    def owners(self) -> Iterable[str]:
+        """Every registry that was heard of."""
+        return self._latest
 
     def last_heard_s(self, owner: str) -> float | None:
         """When the owner was last known to be there."""

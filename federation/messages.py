@@ -167,19 +167,21 @@ class DigestSums:
 
 @dataclass(frozen=True, slots=True)
 class DigestRecords:
-    """Records of one bucket: key -> fingerprint. `last`: there is no more of this bucket."""
+    """Records of one bucket: key -> fingerprint, in numbered parts. `last`: there is no more of it."""
 
     walk_id: int
     bucket: int
+    index: int
     records: dict[str, int]
     last: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Want:
-    """Send these records whole."""
+    """Send these records whole, in parts numbered from `index` on."""
 
     walk_id: int
+    index: int
     keys: tuple[str, ...]
 
 
@@ -189,6 +191,7 @@ class Repair:
 
     frame: int
     walk_id: int
+    index: int
     items: tuple[Item, ...]
     last: bool
 

@@ -34,6 +34,7 @@ class Replica:
         self.vector: Vector = {}
         self.floor: Vector = {}
         self.life_floor = 0
+        self.declined: Vector = {}  # tombstones that were offered and seen before: somebody still holds them
         self.tombstones: dict[str, Record] = {}
         self.roster: dict[str, Record] = {}
         self.logs: dict[Chain, Log] = {}
@@ -140,6 +141,8 @@ class Replica:
         chain = (section[1], section[4])
         if record is None:
             if self.vector.get(chain, 0) >= section[5] and (life % 2 == 0 or not repairing):
+                if life % 2 == 0:
+                    raise_to(self.declined, {chain: section[5]})
                 return None
             record = Record(key)
             absorb(record, item)

@@ -36,7 +36,8 @@ class Streams:
     def flush(self, now: Now) -> None:
         """Send what there is to every link that has room."""
         for link in self._core.greeted():
-            while link.behind and self._core.credit(link) > 0:
+            # A stale registry has missed a deletion that is in no log any more: a walk comes first.
+            while link.behind and self._core.credit(link) > 0 and not self._core.is_stale(link):
                 segments = self._collect(link)
                 if segments:
                     self._core.send(link, Push(self._core.frame(link, now), tuple(segments)))

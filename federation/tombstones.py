@@ -10,7 +10,7 @@ Acknowledgements are the judgement of a registry's own roster record, written on
 something to collect.
 """
 
-from federation.clock import Now, Vector, covers, pack_vector, unpack_vector
+from federation.clock import Now, Vector, covers, pack_vector, reaches, unpack_vector
 from federation.core import Core
 from federation.liveness import Liveness
 from federation.record import REGISTRY_PREFIX, Record
@@ -39,8 +39,6 @@ class Collector:
             key: seen if (seen := self._seen.get(key)) and seen[0] == record.life else (record.life, now.mono_s)
             for key, record in tombstones.items()
         }
-        if not tombstones:
-            return
         old = [
             r for r in tombstones.values() if now.mono_s - self._seen[r.key][1] >= self._core.config.tombstone_min_age_s
         ]
@@ -55,23 +53,32 @@ class Collector:
             self._core.stored_meta()
 
     def _acknowledge(self, old: list[Record], now: Now) -> None:
-        """Write down our position, if somebody may wait for it."""
+        """Write down our position, if somebody may wait for it: for what we hold, for what we collected,
+        and for what we were offered and had collected or lost before."""
+        replica = self._core.replica
         key = REGISTRY_PREFIX + self._core.me
-        own = self._core.replica.roster.get(key)
-        told = unpack_vector(own.judgement.payload) if own is not None and own.judgement is not None else {}
-        position = self._core.replica.vector
-        if own is not None and any(_is_past(position, r) and not _is_past(told, r) for r in old):
-            self._writes.judge_own(key, pack_vector(position), now)
+        own = replica.roster.get(key)
+        if own is None:
+            return
+        told = unpack_vector(own.judgement.payload) if own.judgement is not None else {}
+        waited_for = any(_is_past(replica.vector, record) and not _is_past(told, record) for record in old)
+        if waited_for or not reaches(told, replica.floor) or not reaches(told, replica.declined):
+            self._writes.judge_own(key, pack_vector(replica.vector), now)
 
     def _acks(self, now: Now) -> list[Vector]:
-        """The acknowledged position of every registry that counts, ours as it is."""
-        acks: list[Vector] = [self._core.replica.vector]
-        for key, record in self._core.replica.roster.items():
-            name = key.removeprefix(REGISTRY_PREFIX)
+        """The acknowledged position of every registry that counts, ours as it is. One that is known
+        only by its writes, its link or its watermark counts too: its entry is on its way."""
+        replica = self._core.replica
+        names = {key.removeprefix(REGISTRY_PREFIX) for key in replica.roster}
+        names |= {origin for origin, _ in replica.vector} | set(self._core.links) | set(self._liveness.owners())
+        acks: list[Vector] = [replica.vector]
+        for name in names - {self._core.me}:
             heard_s = self._liveness.last_heard_s(name)
             away_s = now.mono_s - (heard_s if heard_s is not None else self._started_s)
-            if name != self._core.me and away_s < self._core.config.eviction_s:
-                acks.append(unpack_vector(record.judgement.payload) if record.judgement is not None else {})
+            if away_s < self._core.config.eviction_s:
+                entry = replica.roster.get(REGISTRY_PREFIX + name)
+                word = entry.judgement if entry is not None else None
+                acks.append(unpack_vector(word.payload) if word is not None else {})
         return acks
 
 

@@ -12,8 +12,9 @@ long, or got an old store back, becomes current without bringing anything back t
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from enum import IntEnum
 
-from federation.clock import Now, Vector, covers
+from federation.clock import Now, Vector, covers, raise_to
 from federation.core import Core, Link
 from federation.digest import BUCKETS, differing, group_of
 from federation.intake import Intake
@@ -26,6 +27,15 @@ KEYS_A_LISTING = 2_000  # whoever chooses ids may fill one bucket: its listing c
 _RETRY_S = 3.0
 
 
+class _Step(IntEnum):
+    """What a walk waits for."""
+
+    TOP = 0
+    GROUPS = 1
+    RECORDS = 2
+    CLOSE = 3
+
+
 @dataclass(slots=True)
 class _Walk:
     """A walk of ours. `context`: not a plain join. `complete`: it looks at every difference."""
@@ -33,20 +43,22 @@ class _Walk:
     peer: str
     walk_id: int
     progress_s: float
-    releases: int
     context: bool
     theirs_stale: bool
-    complete: bool
+    bounded: bool
+    step: _Step = _Step.TOP
+    complete: bool = True
+    whole: bool = True  # nothing was held
     position: Vector = field(default_factory=dict)
     floor: Vector = field(default_factory=dict)
     life_floor: int = 0
     our_position: Vector = field(default_factory=dict)
-    topped: bool = False
     buckets: list[int] = field(default_factory=list)
-    answers_due: int = 0
-    listing: dict[str, int] = field(default_factory=dict)
+    listings: dict[int, dict[str, int]] = field(default_factory=dict)  # of the buckets that were asked for
+    parts: dict[int, int] = field(default_factory=dict)  # and the next part of each
     wanted: list[str] = field(default_factory=list)
-    repairs_due: int = 0
+    repair_index: int = 0
+    closing_id: int = 0
 
 
 class Walks:
@@ -58,34 +70,37 @@ class Walks:
         self._walk: _Walk | None = None
         self._next_id = core.rng.getrandbits(31)
         self._due_s = now.mono_s + core.config.digest_interval_s * core.rng.random()
-        self._resync_s = now.mono_s
+        self._resync_s = self._retry_s = now.mono_s
         self.resyncs = 0
 
     # walking
 
     def tick(self, now: Now) -> None:
-        """Begin a walk when one is due: at once where somebody is stale, else now and then."""
-        walk = self._walk
+        """Begin a walk when one is due: at once where somebody is stale, soon where something was held,
+        else now and then."""
+        walk, config, rng = self._walk, self._core.config, self._core.rng
         if walk is not None:
-            if now.mono_s - walk.progress_s < self._core.config.walk_timeout_s:
+            if now.mono_s - walk.progress_s < config.walk_timeout_s:
                 return
             self._walk = None
         links = list(self._core.greeted())
         stale = [link for link in links if self._core.am_stale(link) or self._core.is_stale(link)]
         if stale and now.mono_s >= self._resync_s:
-            self._resync_s = now.mono_s + _RETRY_S * (0.5 + self._core.rng.random())
-            self.begin(self._core.rng.choice(stale), now, complete=True)
+            self._resync_s = now.mono_s + _RETRY_S * (0.5 + rng.random())
+            self.begin(rng.choice(stale), now, bounded=False)
+        elif links and len(self._intake.holds) and now.mono_s >= self._retry_s:
+            self._retry_s = now.mono_s + config.hold_retry_s * (0.75 + rng.random() / 2)
+            self.begin(max(links, key=lambda link: len(self._intake.lacking(link))), now, bounded=False)
         elif links and now.mono_s >= self._due_s:
-            self._due_s = now.mono_s + self._core.config.digest_interval_s * (0.75 + self._core.rng.random() / 2)
-            self.begin(self._core.rng.choice(links), now, complete=False)
+            self._due_s = now.mono_s + config.digest_interval_s * (0.75 + rng.random() / 2)
+            self.begin(rng.choice(links), now, bounded=True)
 
-    def begin(self, link: Link, now: Now, *, complete: bool) -> None:
+    def begin(self, link: Link, now: Now, *, bounded: bool) -> None:
         """Ask for the top."""
         self._next_id += 1
         theirs_stale = self._core.is_stale(link)
         context = theirs_stale or self._core.am_stale(link)
-        releases = self._intake.holds.releases
-        self._walk = _Walk(link.peer, self._next_id, now.mono_s, releases, context, theirs_stale, complete)
+        self._walk = _Walk(link.peer, self._next_id, now.mono_s, context, theirs_stale, bounded and not context)
         self._core.send(link, DigestRequest(self._next_id))
 
     def forget(self, peer: str) -> None:
@@ -95,85 +110,114 @@ class Walks:
 
     def sums(self, link: Link, message: DigestSums, now: Now) -> None:
         """The other side's sums of a level."""
-        walk = self._of(link, message.walk_id, now)
-        digest = self._core.replica.digest
         if message.top:
-            link.vector.update({c: max(s, link.vector.get(c, 0)) for c, s in message.vector.items()})
+            raise_to(link.vector, message.vector)
             link.floor, link.life_floor = message.floor, max(link.life_floor, message.life_floor)
-        if walk is None or message.top == walk.topped:
+        walk = self._walk
+        if walk is None or walk.peer != link.peer:
             return
-        if message.top:
-            walk.topped = True
-            walk.position, walk.floor, walk.life_floor = message.vector, message.floor, message.life_floor
-            walk.our_position = dict(self._core.replica.vector)
-            groups = differing(digest.groups(), message.sums)
-            if groups:
-                self._core.send(link, DigestRequest(walk.walk_id, groups=tuple(groups)))
-            else:
-                self._finish(link, walk)
+        if walk.step is _Step.CLOSE and message.top and message.walk_id == walk.closing_id:
+            self._close(link, walk, message.floor)
+        elif message.walk_id != walk.walk_id:
             return
-        told = {group_of(bucket) for bucket in message.sums}
-        walk.buckets = differing(digest.buckets(sorted(told)), message.sums)
-        if not walk.complete and len(walk.buckets) > self._core.config.walk_buckets:
-            walk.buckets = sorted(self._core.rng.sample(walk.buckets, self._core.config.walk_buckets))
-        self._go_on(link, walk)
+        elif walk.step is _Step.TOP and message.top:
+            self._compare_groups(link, walk, message)
+        elif walk.step is _Step.GROUPS and not message.top:
+            self._compare_buckets(link, walk, message)
+        walk.progress_s = now.mono_s
 
     def records(self, link: Link, message: DigestRecords, now: Now) -> None:
-        """The records of one of the other side's buckets."""
+        """Records of one of the other side's buckets."""
+        walk, bucket = self._of(link, message.walk_id, now), message.bucket % BUCKETS
+        if walk is None or bucket not in walk.listings or message.index < walk.parts[bucket]:
+            return
+        if message.index > walk.parts[bucket]:
+            self._walk = None  # a part is missing: what is not listed is not known to be absent
+            return
+        walk.parts[bucket] += 1
+        walk.listings[bucket].update(message.records)
+        if message.last:
+            del walk.parts[bucket]
+            self._compare_records(bucket, walk.listings.pop(bucket), walk)
+            if not walk.listings:
+                self._go_on(link, walk)
+
+    def repair(self, link: Link, message: Repair, now: Now) -> None:
+        """Records that differ."""
         walk = self._of(link, message.walk_id, now)
-        if walk is None or walk.answers_due == 0:
+        if walk is None or message.index < walk.repair_index:
             return
-        walk.listing.update(message.records)
-        if not message.last:
+        if message.index > walk.repair_index:
+            self._walk = None
             return
+        walk.repair_index += 1
+        whole = self._intake.items(self._not_collected(message.items, walk), now, repairing=True)
+        walk.whole = walk.whole and whole
+        if message.last:
+            self._go_on(link, walk)
+
+    def _of(self, link: Link, walk_id: int, now: Now) -> _Walk | None:
+        walk = self._walk
+        if walk is None or walk.peer != link.peer or walk.walk_id != walk_id or walk.step is not _Step.RECORDS:
+            return None
+        walk.progress_s = now.mono_s
+        return walk
+
+    def _compare_groups(self, link: Link, walk: _Walk, message: DigestSums) -> None:
+        walk.position, walk.floor, walk.life_floor = message.vector, message.floor, message.life_floor
+        walk.our_position = dict(self._core.replica.vector)
+        groups = differing(self._core.replica.digest.groups(), message.sums)
+        if groups:
+            walk.step = _Step.GROUPS
+            self._core.send(link, DigestRequest(walk.walk_id, groups=tuple(groups)))
+        else:
+            self._ask_to_close(link, walk)
+
+    def _compare_buckets(self, link: Link, walk: _Walk, message: DigestSums) -> None:
+        told = sorted({group_of(bucket) for bucket in message.sums})
+        walk.buckets = differing(self._core.replica.digest.buckets(told), message.sums)
+        if walk.bounded and len(walk.buckets) > self._core.config.walk_buckets:
+            walk.buckets = sorted(self._core.rng.sample(walk.buckets, self._core.config.walk_buckets))
+            walk.complete = False
+        walk.step = _Step.RECORDS
+        self._go_on(link, walk)
+
+    def _compare_records(self, bucket: int, theirs: dict[str, int], walk: _Walk) -> None:
         self._core.replica.digest.settle()
-        ours = self._core.replica.bucket(message.bucket % BUCKETS)
-        theirs, walk.listing = walk.listing, {}
+        ours = self._core.replica.bucket(bucket)
         for key, value in theirs.items():
             held = ours.get(key)
             if held is None or held.fingerprint != value:
                 walk.wanted.append(key)
         if walk.context:
             self._bury([record for key, record in ours.items() if key not in theirs], walk)
-        walk.answers_due -= 1
-        if walk.answers_due == 0:
-            self._go_on(link, walk)
-
-    def repair(self, link: Link, message: Repair, now: Now) -> None:
-        """Records that differ."""
-        walk = self._of(link, message.walk_id, now)
-        if walk is None or walk.repairs_due == 0:
-            return
-        self._intake.items(self._not_collected(message.items, walk), now, repairing=True)
-        if message.last:
-            walk.repairs_due -= 1
-            if walk.repairs_due == 0:
-                self._go_on(link, walk)
-
-    def _of(self, link: Link, walk_id: int, now: Now) -> _Walk | None:
-        walk = self._walk
-        if walk is None or walk.peer != link.peer or walk.walk_id != walk_id:
-            return None
-        walk.progress_s = now.mono_s
-        return walk
 
     def _go_on(self, link: Link, walk: _Walk) -> None:
         """The next request: records first that are known to differ, then buckets."""
         if walk.wanted:
             keys, walk.wanted = walk.wanted[:KEYS_A_REQUEST], walk.wanted[KEYS_A_REQUEST:]
-            walk.repairs_due = 1
-            self._core.send(link, Want(walk.walk_id, tuple(keys)))
+            self._core.send(link, Want(walk.walk_id, walk.repair_index, tuple(keys)))
         elif walk.buckets:
             some, walk.buckets = walk.buckets[:BUCKETS_A_REQUEST], walk.buckets[BUCKETS_A_REQUEST:]
-            walk.answers_due = len(some)
+            walk.listings = {bucket: {} for bucket in some}
+            walk.parts = dict.fromkeys(some, 0)
             self._core.send(link, DigestRequest(walk.walk_id, buckets=tuple(some)))
+        elif walk.complete and walk.whole:
+            self._ask_to_close(link, walk)
         else:
-            self._finish(link, walk)
+            self._walk = None
 
-    def _finish(self, link: Link, walk: _Walk) -> None:
-        """All that the other side had when the walk began, we have, unless something was held."""
+    def _ask_to_close(self, link: Link, walk: _Walk) -> None:
+        """Was anything collected there while we walked? Its tombstone may have slipped by."""
+        walk.step = _Step.CLOSE
+        self._next_id += 1
+        walk.closing_id = self._next_id
+        self._core.send(link, DigestRequest(walk.closing_id))
+
+    def _close(self, link: Link, walk: _Walk, floor: Vector) -> None:
+        """All that the other side had when the walk began, we have."""
         self._walk = None
-        if not walk.complete or walk.releases != self._intake.holds.releases:
+        if floor != walk.floor:
             return
         self._intake.claim(walk.position)
         if walk.context and not self._core.am_stale(link):
@@ -217,9 +261,9 @@ class Walks:
             digest.settle()
             for bucket in request.buckets:
                 records = [(key, record.fingerprint) for key, record in replica.bucket(bucket % BUCKETS).items()]
-                for start in range(0, max(1, len(records)), KEYS_A_LISTING):
+                for index, start in enumerate(range(0, max(1, len(records)), KEYS_A_LISTING)):
                     part, last = dict(records[start : start + KEYS_A_LISTING]), start + KEYS_A_LISTING >= len(records)
-                    self._core.send(link, DigestRecords(walk_id, bucket, part, last))
+                    self._core.send(link, DigestRecords(walk_id, bucket, index, part, last))
         elif request.groups:
             self._core.send(link, DigestSums(walk_id, digest.buckets(request.groups), top=False))
         else:
@@ -231,13 +275,18 @@ class Walks:
         """Send records whole, in frames of the usual size."""
         config = self._core.config
         items: list[Item] = []
-        room = config.frame_bytes
+        room, index = config.frame_bytes, want.index
         for key in want.keys:
             record = self._core.replica.get(key)
             for item in record.items() if record is not None else ():
                 room -= weight(item)
                 if items and (room < 0 or len(items) >= config.frame_items):
-                    self._core.send(link, Repair(self._core.frame(link, now), want.walk_id, tuple(items), last=False))
-                    items, room = [], config.frame_bytes - weight(item)
+                    self._send_repair(link, want.walk_id, index, items, now)
+                    items, room, index = [], config.frame_bytes - weight(item), index + 1
                 items.append(item)
-        self._core.send(link, Repair(self._core.frame(link, now), want.walk_id, tuple(items), last=True))
+        self._send_repair(link, want.walk_id, index, items, now, last=True)
+
+    def _send_repair(
+        self, link: Link, walk_id: int, index: int, items: list[Item], now: Now, *, last: bool = False
+    ) -> None:
+        self._core.send(link, Repair(self._core.frame(link, now), walk_id, index, tuple(items), last))

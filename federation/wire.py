@@ -313,35 +313,39 @@ def _get_digest_sums(reader: Reader) -> DigestSums:
 def _put_digest_records(writer: Writer, message: DigestRecords) -> None:
     writer.number(message.walk_id)
     writer.number(message.bucket, BUCKETS - 1)
+    writer.number(message.index)
     writer.flag(message.last)
     _put_keys(writer, sorted(message.records))
     writer.column([message.records[key] for key in sorted(message.records)], FINGERPRINT_MAX)
 
 
 def _get_digest_records(reader: Reader) -> DigestRecords:
-    walk_id, bucket, last, keys = reader.number(), reader.number(BUCKETS - 1), reader.flag(), _get_keys(reader)
-    return DigestRecords(walk_id, bucket, _paired(keys, reader.column(len(keys), FINGERPRINT_MAX)), last)
+    walk_id, bucket, index, last = reader.number(), reader.number(BUCKETS - 1), reader.number(), reader.flag()
+    keys = _get_keys(reader)
+    return DigestRecords(walk_id, bucket, index, _paired(keys, reader.column(len(keys), FINGERPRINT_MAX)), last)
 
 
 def _put_want(writer: Writer, message: Want) -> None:
     writer.number(message.walk_id)
+    writer.number(message.index)
     _put_keys(writer, message.keys)
 
 
 def _get_want(reader: Reader) -> Want:
-    return Want(reader.number(), tuple(_get_keys(reader)))
+    return Want(reader.number(), reader.number(), tuple(_get_keys(reader)))
 
 
 def _put_repair(writer: Writer, message: Repair) -> None:
     writer.number(message.frame)
     writer.number(message.walk_id)
+    writer.number(message.index)
     writer.flag(message.last)
     put_items(writer, message.items)
 
 
 def _get_repair(reader: Reader) -> Repair:
-    frame, walk_id, last = reader.number(), reader.number(), reader.flag()
-    return Repair(frame, walk_id, get_items(reader), last)
+    frame, walk_id, index, last = reader.number(), reader.number(), reader.number(), reader.flag()
+    return Repair(frame, walk_id, index, get_items(reader), last)
 
 
 def _put_prune(writer: Writer, message: Prune | Graft) -> None:

@@ -13,7 +13,6 @@ import pytest
 from federation.clock import HLC_MAX, HybridClock, Now, hlc_of
 from federation.core import Core, Link
 from federation.drains import Drains
-from federation.guard import Guard, Holds
 from federation.intake import Intake
 from federation.liveness import Liveness
 from federation.record import SECTION_NAMES, Item, Record, SectionKind, section_of
@@ -124,20 +123,6 @@ def _a_wrong_clock_is_minted_from(patch: Patch) -> None:
     patch.setattr(Core, "wall_ms", lambda self, now: now.wall_ms)
 
 
-def _deletions_are_held(patch: Patch) -> None:
-    def held_for_s(self: Any, item: Item, limit: int, now: Now) -> float | None:
-        if item.section.major > limit:
-            return 3600.0
-        return original(self, item, limit, now)
-
-    original = Guard.held_for_s
-    patch.setattr(Guard, "held_for_s", held_for_s)
-
-
-def _positions_pass_holds(patch: Patch) -> None:
-    patch.setattr(Holds, "limit", lambda self, chain, seq: seq)
-
-
 def _positions_pass_gaps(patch: Patch) -> None:
     def advance(self: Intake, chain: Any, after: int, upto: int) -> None:
         original(self, chain, min(after, self._core.replica.vector.get(chain, 0)), upto)
@@ -173,9 +158,9 @@ def _drains_end_at_the_position(patch: Patch) -> None:
 def _no_repair(patch: Patch) -> None:
     original = Walks.begin
 
-    def begin(self: Walks, link: Link, now: Now, *, complete: bool) -> None:
-        if complete:
-            original(self, link, now, complete=complete)
+    def begin(self: Walks, link: Link, now: Now, *, bounded: bool) -> None:
+        if not bounded:
+            original(self, link, now, bounded=bounded)
 
     patch.setattr(Walks, "begin", begin)
 
@@ -237,8 +222,6 @@ MUTANTS = (
     Mutant("stamps ignore what they replace", _stamps_ignore_what_they_replace),
     Mutant("a jump of the clock is carried on", _a_jump_is_carried_on),
     Mutant("a wrong clock is minted from", _a_wrong_clock_is_minted_from),
-    Mutant("deletions are held", _deletions_are_held),
-    Mutant("positions pass holds", _positions_pass_holds),
     Mutant("positions pass gaps", _positions_pass_gaps),
     Mutant("broken drains are believed", _broken_drains_are_believed),
     Mutant("drains forget replacements", _drains_forget_replacements),

@@ -35,11 +35,11 @@ SMALLEST: dict[type, Message] = {
     Beats: Beats(("a", 0), ()),
     DigestRequest: DigestRequest(0),
     DigestSums: DigestSums(0, {}, False),
-    DigestRecords: DigestRecords(0, 0, {}, False),
-    Want: Want(0, ()),
+    DigestRecords: DigestRecords(0, 0, 0, {}, False),
+    Want: Want(0, 0, ()),
     Prune: Prune(()),
     Graft: Graft(()),
-    Repair: Repair(0, 0, (), False),
+    Repair: Repair(0, 0, 0, (), False),
 }
 
 

@@ -125,12 +125,12 @@ BY_TYPE: dict[type, st.SearchStrategy[Any]] = {
         DigestSums, numbers(), st.dictionaries(numbers(4095), SUMS, max_size=70), st.booleans(), **POSITIONS
     ),
     DigestRecords: st.builds(
-        DigestRecords, numbers(), numbers(4095), st.dictionaries(KEYS, SUMS, max_size=5), st.booleans()
+        DigestRecords, numbers(), numbers(4095), numbers(), st.dictionaries(KEYS, SUMS, max_size=5), st.booleans()
     ),
-    Want: st.builds(Want, numbers(), tuples_of(KEYS)),
+    Want: st.builds(Want, numbers(), numbers(), tuples_of(KEYS)),
     Prune: st.builds(Prune, DIRECT),
     Graft: st.builds(Graft, DIRECT),
-    Repair: st.builds(Repair, numbers(), numbers(), tuples_of(items()), st.booleans()),
+    Repair: st.builds(Repair, numbers(), numbers(), numbers(), tuples_of(items()), st.booleans()),
 }
 MESSAGES: st.SearchStrategy[Message] = st.one_of(*BY_TYPE.values())
 
@@ -231,12 +231,12 @@ PINNED: dict[str, tuple[Message, str]] = {
         "da0108 0161 01 02 05 04 00 01 01 00 01 02 00 787a7977",
     ),
     "repair": (
-        Repair(1, 2, (ONE_ITEM,), True),
-        "da010d 01 02 01 01 00 01 00 01 00 6b 01 00 01 01 0161 01 00 00 01 01 01 00 70",
+        Repair(1, 2, 3, (ONE_ITEM,), True),
+        "da010d 01 02 03 01 01 00 01 00 01 00 6b 01 00 01 01 0161 01 00 00 01 01 01 00 70",
     ),
     "repair of a registration": (
-        Repair(1, 2, (ONE_ITEM._replace(section=ONE_ITEM.section._replace(birth=("a", 1, 1))),), True),
-        "da010d 01 02 01 01 04 01 00 01 00 6b 01 00 01 01 0161 01 00 00 01 01 01 00 70",
+        Repair(1, 2, 3, (ONE_ITEM._replace(section=ONE_ITEM.section._replace(birth=("a", 1, 1))),), True),
+        "da010d 01 02 03 01 01 04 01 00 01 00 6b 01 00 01 01 0161 01 00 00 01 01 01 00 70",
     ),
     "push": (
         Push(1, (Segment(("a", 1), 0, 4, (Entry(1, ONE_ITEM),)),)),
@@ -264,7 +264,7 @@ def test_beats_are_short_even_when_every_metric_changed(count: int, most_bytes_a
 
 def test_what_does_not_shrink_is_left_as_it_is() -> None:
     noise = random.Random(1).randbytes(1_000)
-    frame = encode(Repair(0, 0, (ONE_ITEM._replace(section=ONE_ITEM.section._replace(payload=noise)),), True))
+    frame = encode(Repair(0, 0, 0, (ONE_ITEM._replace(section=ONE_ITEM.section._replace(payload=noise)),), True))
     assert frame.endswith(noise)
 
 

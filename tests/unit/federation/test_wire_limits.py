@@ -47,7 +47,7 @@ CHAIN = ("a", 1)
 A = b"\x01a"  # the registry id "a"
 HUGE = varints(2**62)
 ONE_ITEM = Item("k", 1, 1, 0, Section(1, "a", 0, b"p", 1, 1))
-REPAIR_OF_ONE = body_of(encode(Repair(0, 0, (ONE_ITEM,), False)))
+REPAIR_OF_ONE = body_of(encode(Repair(0, 0, 0, (ONE_ITEM,), False)))
 
 
 def repair_with(at: int, *replaced: int) -> bytes:
@@ -107,31 +107,31 @@ REFUSED: dict[str, tuple[bytes, Fault]] = {
     "a group past the last": (framed(DigestRequest, b"\0\x01\x40\0\0"), Fault.NUMBER),
     "more groups than there are": (framed(DigestRequest, b"\0\x41\0\0\0"), Fault.COUNT),
     "a bucket's sum twice": (framed(DigestSums, b"\0\0\0\0\0\x02\x05\0\0\x07\0"), Fault.ORDER),
-    "a bucket past the last": (framed(DigestRecords, b"\0" + varints(4096) + b"\0\0"), Fault.NUMBER),
-    "a record's sum twice": (framed(DigestRecords, b"\0\0\0\x02\x01\0kk\0\0"), Fault.ORDER),
-    "more keys than the limit": (framed(Want, b"\0" + varints(MAX_ITEMS + 1)), Fault.COUNT),
-    "a key over the limit": (framed(Want, b"\0\x01" + varints(301) + b"\0" + b"k" * 301), Fault.NUMBER),
-    "one key of many over the limit": (framed(Want, b"\0\x02\xac\x02\x01\0\x01" + b"k" * 601), Fault.NUMBER),
-    "a key that is not UTF-8": (framed(Want, b"\0\x01\x01\0\xff"), Fault.TEXT),
-    "a key that ends within a character": (framed(Want, b"\0\x02\x01\0\xd1\x97"), Fault.TEXT),
-    "items beyond the body": (repair_with(3, 100), Fault.COUNT),
-    "an item of an unknown shape": (repair_with(4, 0x40), Fault.SHAPE),
-    "an item of two births": (repair_with(4, 0b1100), Fault.SHAPE),
-    "an item in place, of no place": (repair_with(4, 0b100000), Fault.SHAPE),
+    "a bucket past the last": (framed(DigestRecords, b"\0" + varints(4096) + b"\0" + b"\0\0"), Fault.NUMBER),
+    "a record's sum twice": (framed(DigestRecords, b"\0\0\0\0\x02\x01\0kk\0\0"), Fault.ORDER),
+    "more keys than the limit": (framed(Want, b"\0\0" + varints(MAX_ITEMS + 1)), Fault.COUNT),
+    "a key over the limit": (framed(Want, b"\0\0\x01" + varints(301) + b"\0" + b"k" * 301), Fault.NUMBER),
+    "one key of many over the limit": (framed(Want, b"\0\0\x02\xac\x02\x01\0\x01" + b"k" * 601), Fault.NUMBER),
+    "a key that is not UTF-8": (framed(Want, b"\0\0\x01\x01\0\xff"), Fault.TEXT),
+    "a key that ends within a character": (framed(Want, b"\0\0\x02\x01\0\xd1\x97"), Fault.TEXT),
+    "items beyond the body": (repair_with(4, 100), Fault.COUNT),
+    "an item of an unknown shape": (repair_with(5, 0x40), Fault.SHAPE),
+    "an item of two births": (repair_with(5, 0b1100), Fault.SHAPE),
+    "an item in place, of no place": (repair_with(5, 0b100000), Fault.SHAPE),
     "more records than items": (
-        framed(Repair, REPAIR_OF_ONE[:5] + b"\2\0" + b"\1\0kj" + b"\1\0" + b"\1\0\0" + REPAIR_OF_ONE[13:]),
+        framed(Repair, REPAIR_OF_ONE[:6] + b"\2\0" + b"\1\0kj" + b"\1\0" + b"\1\0\0" + REPAIR_OF_ONE[14:]),
         Fault.COUNT,
     ),
-    "an item of no record": (repair_with(5, 0), Fault.COUNT),
-    "an item of another record than is named": (repair_with(6, 1), Fault.COUNT),
-    "a life of 0": (repair_with(10, 0), Fault.NUMBER),
-    "a life past the limit": (framed(Repair, REPAIR_OF_ONE[:10] + varints(2**31) + REPAIR_OF_ONE[11:]), Fault.NUMBER),
+    "an item of no record": (repair_with(6, 0), Fault.COUNT),
+    "an item of another record than is named": (repair_with(7, 1), Fault.COUNT),
+    "a life of 0": (repair_with(11, 0), Fault.NUMBER),
+    "a life past the limit": (framed(Repair, REPAIR_OF_ONE[:11] + varints(2**31) + REPAIR_OF_ONE[12:]), Fault.NUMBER),
     "an incarnation past the limit": (
-        framed(Repair, REPAIR_OF_ONE[:12] + varints(2**63) + REPAIR_OF_ONE[13:]),
+        framed(Repair, REPAIR_OF_ONE[:13] + varints(2**63) + REPAIR_OF_ONE[14:]),
         Fault.NUMBER,
     ),
     "a write of a chain that is not named": (
-        framed(Repair, REPAIR_OF_ONE[:13] + b"\0" + REPAIR_OF_ONE[17:]),
+        framed(Repair, REPAIR_OF_ONE[:14] + b"\0" + REPAIR_OF_ONE[18:]),
         Fault.COUNT,
     ),
     "a payload over the limit": (
@@ -185,20 +185,20 @@ NOT_WRITTEN: dict[str, Callable[[], Message]] = {
     "watermarks of too many chains": lambda: Watermarks(0, 0, (Watermark("a", 1, ((1, 1),) * (MAX_CHAINS + 1), 0),)),
     "an origin that is no id": lambda: Beats(("", 1), ()),
     "an origin with a line's end": lambda: Beats(("a\n", 1), ()),
-    "a life of 0": lambda: Repair(0, 0, (item(life=0),), True),
-    "a life below 0": lambda: Repair(0, 0, (item(life=-1),), True),
-    "a life past the limit": lambda: Repair(0, 0, (item(life=MAX_LIFE + 1),), True),
-    "a kind that is none": lambda: Repair(0, 0, (item(kind=4),), True),
-    "a key over the limit": lambda: Repair(0, 0, (item(key="k" * 301),), True),
-    "one key of many over the limit": lambda: Want(0, ("k", "k" * 301)),
-    "a key over the limit in bytes": lambda: Repair(0, 0, (item(key="ї" * 151),), True),
-    "a key that no encoding has": lambda: Repair(0, 0, (item(key="\ud800"),), True),
-    "a payload over the limit": lambda: Repair(0, 0, (item(payload=bytes(MAX_PAYLOAD_SIZE + 1)),), True),
-    "a stamp past the last": lambda: Repair(0, 0, (item(major=2**63),), True),
-    "a stamp below 0": lambda: Repair(0, 0, (ONE_ITEM, item(minor=-1)), True),
-    "a body over the limit": lambda: Repair(0, 0, (item(payload=bytes(MAX_PAYLOAD_SIZE)),) * 17, True),
+    "a life of 0": lambda: Repair(0, 0, 0, (item(life=0),), True),
+    "a life below 0": lambda: Repair(0, 0, 0, (item(life=-1),), True),
+    "a life past the limit": lambda: Repair(0, 0, 0, (item(life=MAX_LIFE + 1),), True),
+    "a kind that is none": lambda: Repair(0, 0, 0, (item(kind=4),), True),
+    "a key over the limit": lambda: Repair(0, 0, 0, (item(key="k" * 301),), True),
+    "one key of many over the limit": lambda: Want(0, 0, ("k", "k" * 301)),
+    "a key over the limit in bytes": lambda: Repair(0, 0, 0, (item(key="ї" * 151),), True),
+    "a key that no encoding has": lambda: Repair(0, 0, 0, (item(key="\ud800"),), True),
+    "a payload over the limit": lambda: Repair(0, 0, 0, (item(payload=bytes(MAX_PAYLOAD_SIZE + 1)),), True),
+    "a stamp past the last": lambda: Repair(0, 0, 0, (item(major=2**63),), True),
+    "a stamp below 0": lambda: Repair(0, 0, 0, (ONE_ITEM, item(minor=-1)), True),
+    "a body over the limit": lambda: Repair(0, 0, 0, (item(payload=bytes(MAX_PAYLOAD_SIZE)),) * 17, True),
     "a frame over the limit": lambda: Repair(
-        0, 0, tuple(item(payload=random.Random(seq).randbytes(MAX_PAYLOAD_SIZE)) for seq in range(4)), True
+        0, 0, 0, tuple(item(payload=random.Random(seq).randbytes(MAX_PAYLOAD_SIZE)) for seq in range(4)), True
     ),
     "a segment that ends before it starts": lambda: pushed(5, 4),
     "an entry outside its segment": lambda: pushed(5, 6, 7),
