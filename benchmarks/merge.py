@@ -77,7 +77,7 @@ def speed(load: list[Item]) -> tuple[float, float]:
     fresh, over = [], []
     for _ in range(ROUNDS):
         replica = Replica("us")
-        replica.begin_generation(1)
+        replica.begin_generation(1, 0)
         fresh.append(len(load) / _timed(replica, load))
         moved = [item._replace(section=item.section._replace(origin="as")) for item in newer]
         over.append(len(load) / _timed(replica, moved))
@@ -98,7 +98,7 @@ def memory(load: list[Item]) -> float:
     size = sum(len(item.section.payload) for item in load if item.kind == SectionKind.SPEC)
     size += sum(len(item.key) for item in load) // 2
     replica = Replica("us")
-    replica.begin_generation(1)
+    replica.begin_generation(1, 0)
     gc.collect()
     before = psutil.Process().memory_info().rss
     for frame in frames:

@@ -41,7 +41,7 @@ from federation.tombstones import Collector
 from federation.walks import Walks
 from federation.writes import Token, Writes
 
-_GENERATION_BITS = 8  # random ones below the milliseconds: two starts in one are told apart
+_GENERATION_BITS = 20  # random ones below the milliseconds: two starts in one are told apart
 _HELLO_EVERY_S = 2.0
 _SETTLE_A_TICK = 2_000  # fingerprints: about 15 ms of work
 _ANNOUNCE_AGAIN_S = 60.0
@@ -54,7 +54,8 @@ class Engine:
     def __init__(self, config: Config, replica: Replica, rng: Rng, now: Now) -> None:
         self.config = config
         self.replica = replica
-        replica.begin_generation(now.wall_ms << _GENERATION_BITS | rng.getrandbits(_GENERATION_BITS))
+        replica.begin_generation(now.wall_ms << _GENERATION_BITS, rng.getrandbits(_GENERATION_BITS))
+        replica.restate_early()
         self._core = core = Core(config, replica, rng)
         self._guard = Guard(core)
         self._intake = Intake(core, self._guard)
@@ -248,7 +249,7 @@ class Engine:
         What we write from now on must have names of its own."""
         known = [generation for origin, generation in vector if origin == self.config.registry_id]
         if known and max(known) > self.replica.generation:
-            self.replica.begin_generation(max(known) + 1)
+            self.replica.begin_generation(max(known) + 1, self._core.rng.getrandbits(_GENERATION_BITS))
             self._flushed_seq = 0
             self._core.stored_meta()
 

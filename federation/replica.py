@@ -78,11 +78,9 @@ class Replica:
     ) -> "Replica":
         """A replica from what a store kept: `Record.state()` tuples and the newest meta."""
         replica = cls(registry_id, digest_key)
-        last = meta.generation if meta is not None else 0
         if meta is not None:
             replica.generation, replica.life_floor = meta.generation, meta.life_floor
             replica.vector, replica.floor = dict(meta.vector), dict(meta.floor)
-        newest = replica.vector.get((registry_id, last), 0)
         standing: list[tuple[Chain, int, Record, int]] = []
         for state in records:
             record = replica._load(state)
@@ -92,20 +90,28 @@ class Replica:
                     standing.append(((section.origin, section.generation), section.seq, record, kind))
         for chain, seq, record, kind in sorted(standing, key=lambda entry: entry[:2]):
             replica.log(chain).add(seq, record, kind)
-            if chain == (registry_id, last):
-                # Only this store's own last start wrote there, in order: what is kept is all there was.
-                newest = max(newest, seq)
-        if newest:
-            replica.vector[registry_id, last] = newest
         for chain, log in replica.logs.items():
             log.whole_after = max(replica.vector.get(chain, 0), log.whole_after)
         return replica
 
-    def begin_generation(self, at_least: int) -> None:
-        """Take a new generation, greater than any of ours that is known here."""
+    def begin_generation(self, at_least: int, salt: int) -> None:
+        """Take a new generation, greater than any of ours that is known here. `salt` is random: a store
+        that is lost, or restored, twice leads here twice, and the names must differ."""
         known = [generation for origin, generation in self.vector if origin == self.registry_id]
         known += [generation for origin, generation in self.logs if origin == self.registry_id]
-        self.generation = max([at_least, self.generation + 1, *(g + 1 for g in known)])
+        self.generation = max(at_least, self.generation + 1, *(generation + 1 for generation in known)) + salt
+
+    def restate_early(self) -> None:
+        """Give what stands beyond our position a position in our own chain: a store that was killed
+        between two writes may hold the only copy, and nobody would ask for what no position tells of."""
+        early = [
+            (record, kind)
+            for chain, log in self.logs.items()
+            for seq, record, kind in log.after(self.vector.get(chain, 0), log.last)
+            if log.is_live(seq, record, kind)
+        ]
+        for record, kind in early:
+            self._restate(record, kind)
 
     def _load(self, state: tuple[Any, ...]) -> Record:
         key, life, incarnation, *sections = state
@@ -238,6 +244,11 @@ class Replica:
     def _release(self, record: Record) -> None:
         """We lost a node to another registry, or to a deletion there: a position of our chain that stands
         for what replaced our judgement. Whoever our later watermarks count for has heard of it."""
+        self._restate(record, _JUDGEMENT)
+
+    def _restate(self, record: Record, kind: int) -> None:
         seq = self.next_seq
-        self.log(self.chain).add(seq, record, _JUDGEMENT)
+        log = self.log(self.chain)
+        log.add(seq, record, kind)
+        log.replaced += 1
         self.vector[self.chain] = seq

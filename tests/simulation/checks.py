@@ -69,8 +69,6 @@ def positions_are_true(world: "World") -> None:
                 record is None or record.deleted or _is_newer(world, record, write)
             ):
                 continue
-            if _may_be_held_back(world, write):
-                continue
             raise Violation(f"positions are true: {registry.id} is past {write}, and holds {record and record.state()}")
 
 
@@ -78,17 +76,6 @@ def _is_newer(world: "World", record: Record, write: Write) -> bool:
     """Whether it was registered after that write, by a registry that had lost what came before."""
     spec = world.ledger.by_dot.get(record.spec.dot) if record.spec is not None else None
     return spec is not None and spec.serial > write.serial
-
-
-def _may_be_held_back(world: "World", write: Write) -> bool:
-    """Whether a clock was far off, and somebody wrote over it: then what stands in its place may be held
-    until its time, and a drain cannot tell whose place that is."""
-    return world.clocks_were_wrong and any(
-        (later.life, later.incarnation) > (write.life, write.incarnation)
-        or (later.kind == write.kind and later.incarnation == write.incarnation and later.section > write.section)
-        for later in world.ledger.by_key[write.key]
-        if later.life >= write.life
-    )
 
 
 def only_owners_judge(world: "World") -> None:
@@ -220,9 +207,15 @@ def _hops(world: "World") -> int:
 
 
 def the_living_are_shown_online(world: "World") -> None:
-    """A machine that heartbeats a registry that serves is online and reachable everywhere."""
+    """A machine that heartbeats a registry that serves is online and reachable everywhere; but for those
+    whose records vanished somewhere, which come back with some later walk."""
     for machine in world.machines:
-        if not machine.alive or machine.refused or any(m.refused and m.key == machine.key for m in world.machines):
+        if (
+            machine.key in world.silently_lost
+            or not machine.alive
+            or machine.refused
+            or any(m.refused and m.key == machine.key for m in world.machines)
+        ):
             continue
         if machine.answered_s is None or world.now - machine.answered_s > 3 * world.scenario.beat_s:
             raise Violation(f"the living are shown online: {machine.name} was answered last at {machine.answered_s}")

@@ -89,7 +89,7 @@ def _no_life_floor(patch: Patch) -> None:
 
 
 def _no_generations(patch: Patch) -> None:
-    patch.setattr(Replica, "begin_generation", lambda self, at_least: setattr(self, "generation", 1))
+    patch.setattr(Replica, "begin_generation", lambda self, at_least, salt: setattr(self, "generation", 1))
 
 
 def _no_tokens(patch: Patch) -> None:
