@@ -62,7 +62,8 @@ class Collector:
             return
         told = unpack_vector(own.judgement.payload) if own.judgement is not None else {}
         waited_for = any(_is_past(replica.vector, record) and not _is_past(told, record) for record in old)
-        if waited_for or not reaches(told, replica.floor) or not reaches(told, replica.declined):
+        collected = reaches(replica.vector, replica.floor) and not reaches(told, replica.floor)
+        if waited_for or collected or not reaches(told, replica.declined):
             self._writes.judge_own(key, pack_vector(replica.vector), now)
 
     def _acks(self, now: Now) -> list[Vector]:

@@ -51,7 +51,6 @@ class _Walk:
     whole: bool = True  # nothing was held
     position: Vector = field(default_factory=dict)
     floor: Vector = field(default_factory=dict)
-    life_floor: int = 0
     our_position: Vector = field(default_factory=dict)
     buckets: list[int] = field(default_factory=list)
     listings: dict[int, dict[str, int]] = field(default_factory=dict)  # of the buckets that were asked for
@@ -62,7 +61,7 @@ class _Walk:
 
 
 class Walks:
-    """See the module. `resyncs` counts the walks that carried context to their end."""
+    """See the module."""
 
     def __init__(self, core: Core, intake: Intake, now: Now) -> None:
         self._core = core
@@ -71,7 +70,6 @@ class Walks:
         self._next_id = core.rng.getrandbits(31)
         self._due_s = now.mono_s + core.config.digest_interval_s * core.rng.random()
         self._resync_s = self._retry_s = now.mono_s
-        self.resyncs = 0
 
     # walking
 
@@ -164,7 +162,10 @@ class Walks:
         return walk
 
     def _compare_groups(self, link: Link, walk: _Walk, message: DigestSums) -> None:
-        walk.position, walk.floor, walk.life_floor = message.vector, message.floor, message.life_floor
+        walk.position, walk.floor = message.vector, message.floor
+        if walk.context:
+            # At once: from now on others who missed the same deletions cannot bring back what we bury.
+            self._intake.adopt_floor(message.floor, message.life_floor)
         walk.our_position = dict(self._core.replica.vector)
         groups = differing(self._core.replica.digest.groups(), message.sums)
         if groups:
@@ -220,9 +221,6 @@ class Walks:
         if floor != walk.floor:
             return
         self._intake.claim(walk.position)
-        if walk.context and not self._core.am_stale(link):
-            self._intake.adopt_floor(walk.floor, walk.life_floor)
-            self.resyncs += 1
 
     def _bury(self, missing: Iterable[Record], walk: _Walk) -> None:
         """Living records that the other side has seen born and has no more were deleted there."""

