@@ -48,12 +48,14 @@ class Announce:
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """Everything in one chain after `after` and up to `upto`, or what replaced it."""
+    """Everything in one chain after `after` and up to `upto`, or what replaced it. `hops`: how many
+    registries passed it on."""
 
     chain: Chain
     after: int
     upto: int
     entries: tuple[Entry, ...]
+    hops: int = 0
 
 
 @dataclass(frozen=True, slots=True)

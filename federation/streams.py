@@ -13,6 +13,8 @@ from federation.intake import Intake
 from federation.messages import Ack, Entry, Graft, Prune, Push, Segment
 from federation.record import weight
 
+MANY_HOPS = 1_000
+
 
 class Streams:
     """See the module."""
@@ -20,7 +22,7 @@ class Streams:
     def __init__(self, core: Core, intake: Intake) -> None:
         self._core = core
         self._intake = intake
-        self._fed_by: dict[Chain, str] = {}  # whose push last moved us on
+        self._fed_by: dict[Chain, tuple[str, int]] = {}  # whose push last moved us on, and its hops
 
     def advanced(self, chain: Chain) -> None:
         """Our position in the chain has moved on."""
@@ -53,8 +55,8 @@ class Streams:
             chain, before = segment.chain, vector.get(segment.chain, 0)
             self._intake.segment(segment, now, believed=believed)
             if vector.get(chain, 0) > before:
-                self._fed_by[chain] = link.peer
-            elif before >= segment.upto and self._has_other_feeder(link, chain):
+                self._fed_by[chain] = link.peer, segment.hops
+            elif before >= segment.upto and self._comes_shorter(link, segment):
                 late.add(chain[0])
             # It has what it gave us.
             if link.cursor.get(segment.chain, -1) < segment.upto:
@@ -111,10 +113,12 @@ class Streams:
             while link.in_flight and now.mono_s - link.in_flight[0][1] > self._core.config.frame_lost_s:
                 link.in_flight.popleft()
 
-    def _has_other_feeder(self, link: Link, chain: Chain) -> bool:
-        """Whether the chain comes sooner by another link, and this is not the origin's own."""
-        feeder = self._fed_by.get(chain)
-        return chain[0] != link.peer and feeder != link.peer and feeder in self._core.links
+    def _comes_shorter(self, link: Link, segment: Segment) -> bool:
+        """Whether the chain comes by another link, over no more hops, and this is not the origin's own.
+        Counting hops keeps two registries from each relying on the other."""
+        feeder, hops = self._fed_by.get(segment.chain, (None, 0))
+        other = feeder != link.peer and feeder in self._core.links
+        return other and segment.chain[0] != link.peer and hops <= segment.hops
 
     def _collect(self, link: Link) -> list[Segment]:
         config = self._core.config
@@ -159,4 +163,11 @@ class Streams:
                 break
             sent.add((id(record), kind))
             entries.append(Entry(seq, item))
-        return Segment(chain, cursor, upto, tuple(entries)), done
+        return Segment(chain, cursor, upto, tuple(entries), self._hops(chain)), done
+
+    def _hops(self, chain: Chain) -> int:
+        """How many registries pass it on, us included; many when we cannot tell."""
+        if chain[0] == self._core.me:
+            return 0
+        fed = self._fed_by.get(chain)
+        return min(fed[1] + 1, MANY_HOPS) if fed is not None else MANY_HOPS

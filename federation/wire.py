@@ -10,7 +10,6 @@ Equal messages make equal frames (of one zlib), and a frame's message makes that
 import zlib
 from collections.abc import Callable, Sequence
 from itertools import islice
-from operator import attrgetter
 from typing import Any, NamedTuple, TypeVar
 
 from federation.clock import Vector
@@ -49,6 +48,7 @@ MAX_BODY_SIZE = 2**22  # so a frame makes us hold four times its limit at most, 
 MAX_METRICS_SIZE = 64  # measurements are packed numbers; a million nodes send them
 MAX_BEATS = 2**14  # four times what a sender puts in a frame
 MAX_SEGMENTS = 2**12  # one a chain that had news while a frame was in flight
+MAX_HOPS = 2**10  # a line of all the registries planned for, ten times
 MAX_REGISTRIES = 2**12  # well over the roster planned for
 MAX_AGE_MS = 2**42  # 139 years: no clock that only moves forward has run so long
 AGE_STEP_MS = 250  # finer than anything that an age of measurements is used for
@@ -158,37 +158,39 @@ def _get_announce(reader: Reader) -> Announce:
 def _put_push(writer: Writer, message: Push) -> None:
     writer.number(message.frame)
     writer.number(len(message.segments), MAX_SEGMENTS)
-    for chain, after, upto, entries in map(attrgetter("chain", "after", "upto", "entries"), message.segments):
+    for segment in message.segments:
+        chain, after, upto, entries = segment.chain, segment.after, segment.upto, segment.entries
         if not _is_within(after, upto, [entry.seq for entry in entries]):
             raise ValueError(f"a segment of {chain} with entries out of order, or outside {after}..{upto}")
         writer.chain(chain)
         writer.number(after)
         writer.number(upto)
         writer.number(len(entries), MAX_ITEMS)
-    entries = [entry for segment in message.segments for entry in segment.entries]
-    writer.deltas([entry.seq for entry in entries])
+        writer.number(segment.hops, MAX_HOPS)
+    everything = [entry for segment in message.segments for entry in segment.entries]
+    writer.deltas([entry.seq for entry in everything])
     places = [(*segment.chain, entry.seq) for segment in message.segments for entry in segment.entries]
-    put_items(writer, [entry.item for entry in entries], places, [segment.chain for segment in message.segments])
+    put_items(writer, [entry.item for entry in everything], places, [segment.chain for segment in message.segments])
 
 
 def _get_push(reader: Reader) -> Push:
     frame = reader.number()
     heads = [
-        (reader.chain(), reader.number(), reader.number(), reader.count(MAX_ITEMS))
-        for _ in range(reader.count(MAX_SEGMENTS, least_size=6))
+        (reader.chain(), reader.number(), reader.number(), reader.count(MAX_ITEMS), reader.number(MAX_HOPS))
+        for _ in range(reader.count(MAX_SEGMENTS, least_size=7))
     ]
-    total = sum(count for *_, count in heads)
+    total = sum(count for *_, count, _ in heads)
     if total > min(MAX_ITEMS, reader.left):
         raise WireError(Fault.COUNT, f"{total} entries are over {MAX_ITEMS}, or over what it holds")
     seqs = iter(reader.deltas(total))
-    runs = [list(islice(seqs, count)) for *_, count in heads]
-    if not all(_is_within(after, upto, run) for (_, after, upto, _), run in zip(heads, runs, strict=True)):
+    runs = [list(islice(seqs, count)) for *_, count, _ in heads]
+    if not all(_is_within(after, upto, run) for (_, after, upto, _, _), run in zip(heads, runs, strict=True)):
         raise WireError(Fault.ORDER, "a segment's entries are out of order, or outside it")
     places = [(*chain, seq) for (chain, *_), run in zip(heads, runs, strict=True) for seq in run]
     items = iter(get_items(reader, places, [chain for chain, *_ in heads]))
     segments = [
-        Segment(chain, after, upto, tuple(map(Entry, run, islice(items, count))))
-        for (chain, after, upto, count), run in zip(heads, runs, strict=True)
+        Segment(chain, after, upto, tuple(map(Entry, run, islice(items, count))), hops)
+        for (chain, after, upto, count, hops), run in zip(heads, runs, strict=True)
     ]
     return Push(frame, tuple(segments))
 

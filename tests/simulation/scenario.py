@@ -72,7 +72,9 @@ def _lossy(s: Scenario, rng: random.Random) -> Scenario:
 
 
 def _reordering(s: Scenario, rng: random.Random) -> Scenario:
-    return replace(s, ordered=False, duplication=rng.choice((0.0, 0.1, 0.3)), jitter_s=rng.choice((0.2, 1.0)))
+    jitter_s = rng.choice((0.2, 1.0))  # a walk is a dozen messages, each of them late: that takes patience
+    duplication = rng.choice((0.0, 0.1, 0.3))
+    return replace(s, ordered=False, duplication=duplication, jitter_s=jitter_s, heal_s=18.0 + 30.0 * jitter_s)
 
 
 def _skewed(s: Scenario, rng: random.Random) -> Scenario:

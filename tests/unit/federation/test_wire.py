@@ -37,6 +37,7 @@ from federation.wire import (
     AGE_STEP_MS,
     MAX_AGE_MS,
     MAX_FRAME_SIZE,
+    MAX_HOPS,
     MAX_METRICS_SIZE,
     Fault,
     WireError,
@@ -98,7 +99,7 @@ def segments(draw: st.DrawFn) -> Segment:
             section = item.section._replace(origin=chain[0], generation=chain[1], seq=seq)
             item = item._replace(section=section)
         entries.append(Entry(seq, item))
-    return Segment(chain, after, upto, tuple(entries))
+    return Segment(chain, after, upto, tuple(entries), draw(numbers(MAX_HOPS)))
 
 
 MARKS = st.builds(Watermark, ORIGINS, numbers(), tuples_of(st.tuples(numbers(), numbers())), numbers(MAX_AGE_MS))
@@ -240,7 +241,7 @@ PINNED: dict[str, tuple[Message, str]] = {
     ),
     "push": (
         Push(1, (Segment(("a", 1), 0, 4, (Entry(1, ONE_ITEM),)),)),
-        "da0103 01 01 0161 01 00 04 01 01 01 20 01 00 01 00 6b 01 00 01 00 01 01 00 70",
+        "da0103 01 01 0161 01 00 04 01 00 01 01 20 01 00 01 00 6b 01 00 01 00 01 01 00 70",
     ),
 }
 

@@ -139,11 +139,11 @@ REFUSED: dict[str, tuple[bytes, Fault]] = {
         Fault.NUMBER,
     ),
     "payloads beyond the frame": (framed(Repair, REPAIR_OF_ONE[:-3] + b"\x05\0p"), Fault.TRUNCATED),
-    "entries beyond the body": (framed(Push, b"\0\x01" + A + b"\0\0\x05" + varints(10_000)), Fault.COUNT),
-    "a segment that ends before it starts": (framed(Push, b"\0\x01" + A + b"\0\x05\x04\0\0"), Fault.ORDER),
-    "an entry outside its segment": (framed(Push, b"\0\x01" + A + b"\0\x05\x06\x01\x07\x01"), Fault.ORDER),
-    "an entry at what its segment follows": (framed(Push, b"\0\x01" + A + b"\0\x05\x06\x01\x05\x01"), Fault.ORDER),
-    "entries and no items": (framed(Push, b"\0\x01" + A + b"\0\x05\x06\x01\x06\0"), Fault.COUNT),
+    "entries beyond the body": (framed(Push, b"\0\x01" + A + b"\0\0\x05" + varints(10_000) + b"\0"), Fault.COUNT),
+    "a segment that ends before it starts": (framed(Push, b"\0\x01" + A + b"\0\x05\x04\0\0\0"), Fault.ORDER),
+    "an entry outside its segment": (framed(Push, b"\0\x01" + A + b"\0\x05\x06\x01\0\x07\x01"), Fault.ORDER),
+    "an entry at what its segment follows": (framed(Push, b"\0\x01" + A + b"\0\x05\x06\x01\0\x05\x01"), Fault.ORDER),
+    "entries and no items": (framed(Push, b"\0\x01" + A + b"\0\x05\x06\x01\0\x06\0"), Fault.COUNT),
 }
 
 
