@@ -114,7 +114,7 @@ def _plain(error: BaseException) -> str:
 
 def _why_not_connected(error: OSError) -> str:
     if isinstance(error, ConnectionRefusedError):
-        return "connection refused; is the registry running there?"
+        return "connection refused (is the registry running there?)"
     if isinstance(error, socket.gaierror):
         return f"the host's name cannot be looked up ({error.strerror})"
     return os.strerror(error.errno).casefold() if error.errno else str(error)

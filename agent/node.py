@@ -46,6 +46,7 @@ class Agent:
         self._instance_id = new_instance_id()
         self._capabilities: dict[str, Json] | None = None
         self._metrics: dict[str, Json] = {}
+        self._paced = asyncio.Event()
         self._node_id: str | None = None
         self._credentials: Credentials | None = None
 
@@ -154,11 +155,12 @@ class Agent:
 
     async def _run_until(self, stop: asyncio.Event) -> None:
         rng = random.Random()  # noqa: S311 - spreads load, guards nothing
+        self._paced = asyncio.Event()  # of this run's loop
         measuring = asyncio.create_task(self._keep_measuring())
         plan = Plan("register", 0.0)
         registered = False
         try:
-            while not await _stopped(stop, plan.wait_s):
+            while not await _told(stop, plan.wait_s):
                 step: Step = "register" if self._outdated() else plan.step
                 outcome = await _unless(stop, self._perform(step))
                 registered = registered or outcome.status == 200
@@ -189,7 +191,8 @@ class Agent:
         """Apart from the heartbeat: a detector that hangs never makes it late."""
         while True:
             await self.measure()
-            await asyncio.sleep(self.session.interval_s)
+            await _told(self._paced, self.session.interval_s)
+            self._paced.clear()
 
     def _outdated(self) -> bool:
         """Whether Ollama has other models than were registered. One that does not answer says nothing."""
@@ -253,6 +256,8 @@ class Agent:
     def _obey(self, config: Json) -> None:
         interval = interval_s(config)
         if self.settings.heartbeat_interval is None and interval is not None:
+            if interval != self.session.interval_s:
+                self._paced.set()  # measuring may be asleep for as long as the old pace said
             self.session.interval_s = interval
 
 
@@ -276,9 +281,9 @@ async def _unless(stop: asyncio.Event, step: Coroutine[Any, Any, Outcome]) -> Ou
         stopping.cancel()
 
 
-async def _stopped(stop: asyncio.Event, wait_s: float) -> bool:
-    """Wait that long, or until told to stop."""
+async def _told(event: asyncio.Event, wait_s: float) -> bool:
+    """Wait that long, or until the event; whether it came."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(wait_s):
-            await stop.wait()
-    return stop.is_set()
+            await event.wait()
+    return event.is_set()

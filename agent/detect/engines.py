@@ -22,7 +22,7 @@ def dialable(url: str) -> str:
     """
     bare = "://" not in url
     split = urlsplit(f"http://{url}" if bare else url)
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(split.hostname or "", split.hostname)  # noqa: S104
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(split.hostname or "", split.hostname)  # noqa: S104 - not bound here
     port = split.port or (11434 if bare else {"https": 443}.get(split.scheme, 80))
     return urlunsplit(
         (split.scheme, f"[{host}]:{port}" if ":" in str(host) else f"{host}:{port}", split.path.rstrip("/"), "", "")

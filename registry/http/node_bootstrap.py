@@ -3,7 +3,7 @@
 
     curl -s http://REGISTRY:9205/bootstrap/node_bootstrap.py | NODE_REGISTRY_URL=http://REGISTRY:9205 python3 -
 
-Settings: NODE_REGISTRY_URL, NODE_ROLE, NODE_LABELS (with commas), NODE_NAME, NODE_JOIN_TOKEN,
+Settings: NODE_REGISTRY_URL, NODE_ROLE, NODE_LABELS (with commas), NODE_NAME, NODE_API_KEY, NODE_JOIN_TOKEN,
 OLLAMA_BASE_URL. The node's id and key are kept in ~/.dagi.
 """
 

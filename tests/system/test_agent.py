@@ -171,7 +171,7 @@ async def test_once_registers_beats_once_and_ends(registry: Process, tmp_path: P
 async def test_once_without_a_registry_says_so_and_ends_with_one(tmp_path: Path) -> None:
     async with agent(tmp_path, *BOOTSTRAP, "--registry-url", "http://127.0.0.1:1", "--once") as node:
         assert await node.ends() == 1
-    assert node.output == "failed: http://127.0.0.1:1: connection refused; is the registry running there?\n"
+    assert node.output == "failed: http://127.0.0.1:1: connection refused (is the registry running there?)\n"
 
 
 async def test_forget_deregisters_and_leaves_no_identity(registry: Process, tmp_path: Path) -> None:

@@ -54,7 +54,7 @@ def test_loaded_before_room_before_near(nodes: list[Any], best: str | None) -> N
 def test_measured_now_stands_over_what_was_registered() -> None:
     stale = node("a", loaded=False, free=1)
     stale["capabilities"]["model_details"] = [{"name": "qwen3:8b", "loaded": True}]
-    assert best_for_model([stale, node("b", loaded=True)], "qwen3:8b")["node_id"] == "b"  # type: ignore[index]
+    assert best_for_model([stale, node("b", loaded=True)], "qwen3:8b")["node_id"] == "b"
 
 
 def test_a_missing_tag_means_latest() -> None:
