@@ -82,7 +82,8 @@ async def agent(
     finally:
         if process.popen.poll() is None:
             process.kill()
-        assert "Traceback" not in process.output, process.output
+        for fault in ("Traceback", "a fault of this agent"):
+            assert fault not in process.output, process.output
 
 
 def _environment() -> dict[str, str]:

@@ -147,16 +147,19 @@ async def test_strange_answers_are_told_and_survived(script: bytes, tmp_path: Pa
             b"",
             http("500 Oops", b'{"detail":"\\u001b[2Jboom"}'),
             json_answer(b"[" * 100_000),
-            json_answer(b'{"node_id":"other","config":{"heartbeat_interval_s":NaN}}'),
+            json_answer(b'{"node_id":"other","config":{"heartbeat_interval_s":1}}'),
+            json_answer(b'{"node_id":"lucky","config":{"heartbeat_interval_s":NaN}}'),
             json_answer(b'{"config":7}'),
         ]
     )
+    (tmp_path / ".dagi").mkdir()
+    (tmp_path / ".dagi" / "node_id").write_text("lucky")
     # Its own waits after failures grow to a minute; here it is only to go on at once.
     eager = script.replace(b"MAX_WAIT_S = 60.0", b"MAX_WAIT_S = 0.5")
     assert eager != script
     async with answering(lambda line: next(strange, HANG)) as url:
         with Joined(tmp_path, eager, url) as node:
-            text = await asyncio.to_thread(node.says, "next try", 6)
+            text = await asyncio.to_thread(node.says, "next try", 7)
             assert "\x1b" not in text
             assert "boom" in text
             await asyncio.to_thread(node.stop)
