@@ -159,10 +159,14 @@ def _change(fabric: Fabric, names: list[str], keys: list[str], outcome: Outcome,
         fabric.on_store = functools.partial(_note, fabric, key, mark, seen)
         started_s = fabric.now_s
         fabric.perform(name, fabric.engines[name].amend(key, mark, fabric.now()))
-        if not fabric.run(60, until=lambda seen=seen: len(seen) == len(names)):  # type: ignore[misc]
+        if not fabric.run(60, until=functools.partial(_everywhere, seen, len(names))):
             raise SystemExit(f"a change of {key} never arrived everywhere")
         outcome.change_ms.append((max(seen.values()) - started_s) * 1000)
     fabric.on_store = lambda registry_id, key: None
+
+
+def _everywhere(seen: dict[str, float], count: int) -> bool:
+    return len(seen) == count
 
 
 def _note(fabric: Fabric, key: str, mark: bytes, seen: dict[str, float], registry_id: str, stored: str) -> None:

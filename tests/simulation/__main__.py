@@ -9,7 +9,9 @@ import multiprocessing
 import sys
 import time
 from collections import Counter
+from itertools import islice
 
+from tests.simulation.mutants import MUTANTS
 from tests.simulation.world import Outcome, run
 
 
@@ -52,6 +54,17 @@ def _many(first: int, count: int, jobs: int) -> int:
     return 1 if failed else 0
 
 
+def _mutants(first: int, count: int) -> int:
+    """For each broken mechanism the first seeds that show it."""
+    survivors = 0
+    for mutant in MUTANTS:
+        shown = (seed for seed in range(first, first + count) if run(seed, mutate=mutant.mutate).violation)
+        seeds = list(islice(shown, 2))
+        survivors += not seeds
+        print(f"{mutant}: {', '.join(map(str, seeds)) or 'NOTHING shows it'}", flush=True)
+    return 1 if survivors else 0
+
+
 def main() -> int:
     """Parse the command line and run."""
     parser = argparse.ArgumentParser(prog="python -m tests.simulation", description=__doc__.splitlines()[0])
@@ -60,7 +73,10 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=1000, help="how many to run")
     parser.add_argument("--first", type=int, default=0, help="from this one on")
     parser.add_argument("--jobs", type=int, default=2, help="processes")
+    parser.add_argument("--mutants", action="store_true", help="look for seeds that show broken mechanisms")
     arguments = parser.parse_args()
+    if arguments.mutants:
+        return _mutants(arguments.first, arguments.seeds)
     if arguments.seed is not None:
         return _one(arguments.seed, arguments.trace)
     return _many(arguments.first, arguments.seeds, arguments.jobs)

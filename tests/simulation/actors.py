@@ -28,6 +28,7 @@ class Machine:
         self.token: Token | None = None
         self.home = rng.choice(world.serving())
         self.accepted: bytes | None = None  # the payload of its newest acknowledged registration
+        self.answered: set[bytes | None] = set()  # and of all whose answer, and token, it got
         self.answered_s: float | None = None
         self.answered_by = ""
         self._serial = 0
@@ -88,6 +89,7 @@ class Machine:
             self.registered, self.token = True, token
             self.answered_s, self.answered_by = world.now, home
             self.accepted = payload or self.accepted
+            self.answered.add(self.accepted)
         elif outcome == "unknown":
             self.registered = False
         else:

@@ -349,7 +349,7 @@ def newest_registrations_stand(world: "World") -> None:
             continue  # deleted, or registered again without an answer: acknowledged_writes_stand sees to those
         assert record.spec is not None
         standing = world.ledger.by_dot[record.spec.dot]
-        if standing.serial < newest.serial:
+        if standing.serial < newest.serial and standing.section.payload in machine.answered:
             raise Violation(f"newest registrations stand: {newest} gave way to the older {standing}")
 
 

@@ -45,6 +45,7 @@ class Scenario:
     joins: int = 0
     leaves: int = 0
     store_delay_s: float = 0.01
+    frame_items: int = 2_000  # or three: every drain, push and repair is of many frames
 
     skew_ms: int = 0
     drift: float = 0.0
@@ -159,6 +160,8 @@ def draw(rng: random.Random) -> Scenario:
     for name in names:  # in their own order: what a theme sets does not depend on how it was drawn
         if name in themes:
             base = THEMES[name](base, rng)
+    if base.nodes % 3 == 0 and base.ordered:
+        base = replace(base, frame_items=3)
     if base.topology != "mesh":  # a dozen relays in a row, each of them late: that is a matter of patience
         base = replace(base, jitter_s=min(base.jitter_s, 0.2))
     return base

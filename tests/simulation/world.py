@@ -129,6 +129,7 @@ class World:
             walk_timeout_s=5.0,
             frame_lost_s=3.0,
             hold_retry_s=5.0,
+            frame_items=self.scenario.frame_items,
         )
 
     def serving(self) -> list[str]:

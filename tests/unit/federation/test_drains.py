@@ -1,0 +1,65 @@
+"""Catching up by position, where something goes on meanwhile or a chunk is lost."""
+
+from federation.engine import Engine
+from federation.messages import Drain, Message, Push
+from tests.support.fabric import Fabric
+
+NODES = 12
+
+
+def apart() -> tuple[Fabric, Engine, Engine]:
+    """`eu` holds nodes that `us` has never heard of; every frame takes one item."""
+    fabric = Fabric(delay_s=0.3)
+    eu, us = (fabric.add(name, frame_items=1, window_frames=4) for name in ("eu", "us"))
+    for index in range(NODES):
+        _, effects = eu.register(f"n:{index}", b"old", fabric.now(), incarnation=1, judgement=b"online")
+        fabric.perform("eu", effects)
+    return fabric, eu, us
+
+
+def held(engine: Engine) -> int:
+    return sum(record.key.startswith("n:") and record.exists for record in engine.replica.records())
+
+
+def test_what_is_replaced_under_way_travels_as_its_replacement() -> None:
+    fabric, eu, us = apart()
+    fabric.drop = lambda src, dst, message: isinstance(message, Push)  # only the drain may bring it
+    fabric.link("eu", "us")
+    fabric.run(30, until=lambda: held(us) > 0)
+    assert held(us) < NODES, "the drain is under way"
+    last = f"n:{NODES - 1}"
+    _, effects = eu.register(last, b"new", fabric.now(), incarnation=1, judgement=b"online")
+    fabric.perform("eu", effects)
+    claimed = eu.replica.next_seq - 2  # before the replacement
+    assert fabric.run(60, until=lambda: us.replica.vector.get(eu.replica.chain, 0) >= claimed)
+    record = us.replica.get(last)
+    assert record is not None
+    assert record.spec is not None
+    assert record.spec.payload == b"new"
+
+
+def test_a_missing_chunk_makes_the_claim_void_and_it_is_asked_for_again() -> None:
+    fabric, eu, us = apart()
+    lost: list[Message] = []
+
+    def drop(src: str, dst: str, message: Message) -> bool:
+        if isinstance(message, Drain) and message.index == 3 and not lost:
+            lost.append(message)
+            return True
+        return False
+
+    fabric.drop = drop
+    fabric.link("eu", "us")
+    done = fabric.run(30, until=lambda: us.replica.vector.get(eu.replica.chain, 0) > 0 and bool(lost))
+    assert done
+    assert held(us) == NODES, "no position without what it stands for"
+
+
+def test_a_newer_request_ends_the_older_drain() -> None:
+    fabric, _, us = apart()
+    fabric.link("eu", "us")
+    fabric.run(30, until=lambda: held(us) > 2)
+    fabric.unlink("eu", "us")
+    fabric.link("eu", "us")
+    assert fabric.run(60, until=fabric.equal)
+    assert held(us) == NODES

@@ -1,0 +1,57 @@
+"""Mechanisms that the simulation does not miss when they are broken: here a test does."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from federation.clock import HybridClock
+from federation.core import Core
+from federation.drains import Drains
+from tests.unit.federation import test_drains, test_wrong_clock
+
+Patch = pytest.MonkeyPatch
+
+
+def _replacements_are_forgotten(patch: Patch) -> None:
+    patch.setattr(Drains, "_replaced", lambda self, record: None)
+
+
+def _broken_drains_are_believed(patch: Patch) -> None:
+    def received(self: Drains, link: Any, drain: Any, now: Any) -> None:
+        if self._incoming is not None:
+            self._incoming.next_index = drain.index
+        original(self, link, drain, now)
+
+    original = Drains.received
+    patch.setattr(Drains, "received", received)
+
+
+def _a_wrong_clock_is_minted_from(patch: Patch) -> None:
+    patch.setattr(Core, "wall_ms", lambda self, now: now.wall_ms)
+
+
+def _a_jump_is_carried_on(patch: Patch) -> None:
+    def init(self: HybridClock, tolerance_ms: int) -> None:
+        original(self, 2**40)
+
+    original = HybridClock.__init__
+    patch.setattr(HybridClock, "__init__", init)
+
+
+@pytest.mark.parametrize(
+    ("mutate", "test"),
+    [
+        (_replacements_are_forgotten, test_drains.test_what_is_replaced_under_way_travels_as_its_replacement),
+        (_broken_drains_are_believed, test_drains.test_a_missing_chunk_makes_the_claim_void_and_it_is_asked_for_again),
+        (_a_wrong_clock_is_minted_from, test_wrong_clock.test_with_two_peers_it_mints_from_their_median),
+        (
+            _a_jump_is_carried_on,
+            test_wrong_clock.test_among_two_nobody_can_tell_and_what_is_nobodys_clock_is_refused_and_told_of,
+        ),
+    ],
+)
+def test_what_is_broken_shows(mutate: Callable[[Patch], None], test: Callable[[], None], monkeypatch: Patch) -> None:
+    mutate(monkeypatch)
+    with pytest.raises(AssertionError):
+        test()
