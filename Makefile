@@ -8,7 +8,7 @@ SEEDS ?= 1000
 JOBS ?= 2
 export DEMO_SECONDS
 
-.PHONY: install demo test check lint bench simulate simulate-scale clean
+.PHONY: install demo test laws check lint bench simulate simulate-scale clean
 
 $(READY): requirements.txt pyproject.toml
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed; none was found."; exit 1; }
@@ -25,6 +25,10 @@ demo: $(READY)
 
 test: $(READY)
 	$(BIN)/python -m pytest
+
+# Every law of the federation's core on 5,000 examples: minutes, where `test` takes seconds.
+laws: $(READY)
+	HYPOTHESIS_PROFILE=full $(BIN)/python -m pytest tests/unit/federation --timeout 1800
 
 lint: $(READY)
 	$(BIN)/ruff check .

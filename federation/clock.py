@@ -102,4 +102,4 @@ def unpack_vector(packed: bytes) -> Vector:
             vector[origin, generation] = seq
     except ValueError:
         return {}
-    return vector
+    return vector if pack_vector(vector) == packed else {}

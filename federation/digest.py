@@ -35,8 +35,8 @@ def fingerprint(record: Record, key: bytes) -> int:
         if section is None:
             digest.update(b"\0-")
         else:
-            major, origin, minor, payload, generation, seq, _ = section
-            head = f"\0{major} {origin} {minor} {generation} {seq} {len(payload)} "
+            major, origin, minor, payload, generation, seq, birth = section
+            head = f"\0{major} {origin} {minor} {generation} {seq} {' '.join(map(str, birth))} {len(payload)} "
             digest.update(head.encode())
             digest.update(payload)
     return int.from_bytes(digest.digest(), "big")

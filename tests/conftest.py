@@ -1,6 +1,17 @@
-"""What every test shares: Hypothesis draws the same examples each time, with no clock on them."""
+"""What every test shares: Hypothesis draws the same examples each time, with no clock on them.
 
-from hypothesis import settings
+HYPOTHESIS_PROFILE=full draws 5,000 of each law (`make laws`); a law that sets a number of its own keeps it.
+"""
+
+import os
+
+from hypothesis import HealthCheck, settings
 
 settings.register_profile("same-every-time", derandomize=True, database=None, deadline=None)
-settings.load_profile("same-every-time")
+settings.register_profile(
+    "full",
+    settings.get_profile("same-every-time"),
+    max_examples=5_000,
+    suppress_health_check=[HealthCheck.too_slow],  # other work may share the machine for minutes
+)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same-every-time"))
