@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from statistics import median_low
 
-from federation.clock import Chain, HybridClock, Now, Vector, reaches
+from federation.clock import HLC_MAX, Chain, HybridClock, Now, Vector, reaches, wall_ms_of
 from federation.config import Config
 from federation.effects import Alert, Effect, Send, Store, StoreMeta
 from federation.messages import Message
@@ -137,7 +137,8 @@ class Core:
         """The time to mint from: the own clock's, unless it stands far from all others' median.
         Among two, nobody can tell who is right: the own one."""
         offset_ms = self.clock_offset_ms(now)
-        return now.wall_ms + (offset_ms if abs(offset_ms) > self.config.clock_suspect_ms else 0)
+        wall_ms = now.wall_ms + (offset_ms if abs(offset_ms) > self.config.clock_suspect_ms else 0)
+        return min(wall_ms, wall_ms_of(HLC_MAX) - self.config.clock_horizon_ms)  # if most of them lie: room above
 
     def clock_offset_ms(self, now: Now) -> int:
         """How far the median of all clocks, ours included, is ahead of ours."""

@@ -45,6 +45,7 @@ _GENERATION_BITS = 20  # random ones below the milliseconds: two starts in one a
 _HELLO_EVERY_S = 2.0
 _SETTLE_A_TICK = 2_000  # fingerprints: about 15 ms of work
 _ANNOUNCE_AGAIN_S = 60.0
+_ENROL_AGAIN_S = 60.0  # somebody deleted our entry, or wrote over it: at most one answer a minute
 
 
 class Engine:
@@ -70,7 +71,7 @@ class Engine:
         self._intake.on_claimed = self._announce_soon
         self._drains.on_lack = self._streams.graft
         self._flushed_seq = 0
-        self._next_announce_s = now.mono_s
+        self._next_announce_s = self._next_enrol_s = now.mono_s
         self._enrol(now)
 
     # links
@@ -108,6 +109,7 @@ class Engine:
             if not link.greeted:
                 self._greet(link, now)
         self._streams.expire(now)
+        self._enrol(now)
         self._announce(now)
         self._drains.tick(now)
         self._walks.tick(now)
@@ -122,7 +124,8 @@ class Engine:
     def register(
         self, key: str, payload: bytes, now: Now, *, incarnation: int, judgement: bytes, token: Token | None = None
     ) -> tuple[Token, list[Effect]]:
-        """A node registers here. `incarnation` is of its key's id; `judgement` what we say of it."""
+        """A node registers here. `incarnation` is of its key's id; `judgement` what we say of it. ValueError:
+        its id has had all the lives that there are."""
         made = self._writes.register(key, payload, now, incarnation=incarnation, judgement=judgement, token=token)
         return made, self._effects(now)
 
@@ -137,7 +140,8 @@ class Engine:
         return made[0], self._effects(now)
 
     def judge(self, key: str, value: bytes, now: Now) -> list[Effect]:
-        """What we say of a node of ours changes; nothing if it is not (any more) ours."""
+        """What we say of a node of ours; nothing if it is not (any more) ours, or was said. Call it in every
+        sweep: a word that only a lost store had said is said again."""
         self._writes.judge(key, value, now)
         return self._effects(now)
 
@@ -152,7 +156,7 @@ class Engine:
         return self._effects(now)
 
     def put(self, key: str, payload: bytes, now: Now) -> list[Effect]:
-        """A thing without an owner: an API key (`k:`), an entry of a list."""
+        """A thing without an owner: an API key (`k:`), an entry of a list. ValueError: see `register`."""
         self._writes.put(key, payload, now)
         return self._effects(now)
 
@@ -192,10 +196,17 @@ class Engine:
     # parts
 
     def _enrol(self, now: Now) -> None:
-        """Our own entry in the roster, written when it is not there or says something else."""
-        own = self.replica.get(REGISTRY_PREFIX + self.config.registry_id)
+        """Our own entry in the roster, written when it is not there (any more) or says something else."""
+        if now.mono_s < self._next_enrol_s:
+            return
+        self._next_enrol_s = now.mono_s + _ENROL_AGAIN_S
+        key = REGISTRY_PREFIX + self.config.registry_id
+        own = self.replica.get(key)
         if own is None or not own.exists or own.spec is None or own.spec.payload != self.config.advert:
-            self._writes.put(REGISTRY_PREFIX + self.config.registry_id, self.config.advert, now)
+            try:
+                self._writes.put(key, self.config.advert, now)
+            except ValueError as fault:
+                self._core.alert("not_enrolled", str(fault))
 
     def _effects(self, now: Now) -> list[Effect]:
         """Push what is new, then hand over everything to be done."""
@@ -247,9 +258,9 @@ class Engine:
     def _renew(self, vector: Vector, now: Now) -> None:
         """Somebody knows a later start of ours: our clock went backwards, and our store was lost.
         What we write from now on must have names of its own."""
-        known = [generation for origin, generation in vector if origin == self.config.registry_id]
-        if known and max(known) > self.replica.generation:
-            self.replica.begin_generation(max(known) + 1, self._core.rng.getrandbits(_GENERATION_BITS))
+        known = max(self.replica.starts_known(vector), default=0)
+        if known > self.replica.generation:
+            self.replica.begin_generation(known + 1, self._core.rng.getrandbits(_GENERATION_BITS))
             self._flushed_seq = 0
             self._core.stored_meta()
 
@@ -272,6 +283,7 @@ class Engine:
             case Graft():
                 self._streams.grafted(link, message.origins)
             case Announce():
+                self._renew(message.vector, now)
                 link.vector.update(message.vector)
                 link.floor.update(message.floor)
                 link.life_floor = max(link.life_floor, message.life_floor)

@@ -58,6 +58,9 @@ class Guard:
     def judge(self, item: Item, limits: tuple[int, int], now: Now) -> Verdict:
         """Whether to join an item. Deletions and revocations are never refused for their stamp."""
         section = item.section
+        if section.seq < 1:
+            self._core.alert("malformed", f"{item.key}: {section.origin} wrote at no position")
+            return Verdict.REFUSED  # positions begin at 1: everybody would seem to have seen it
         stamp = max(section.major, section.minor)
         if stamp > limits[0] and item.kind != _END:
             ahead_s = (wall_ms_of(stamp) - wall_ms_of(limits[0])) / 1000

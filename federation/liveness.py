@@ -63,8 +63,8 @@ class Liveness:
         for mark in message.marks:
             as_of_s = now.mono_s - late_s - mark.age_ms / 1000
             link.marks_sent[mark.owner] = max(as_of_s, link.marks_sent.get(mark.owner, as_of_s))
-            if mark.owner == self._core.me:
-                continue
+            if mark.owner == self._core.me or now.mono_s - as_of_s > self._core.config.eviction_s:
+                continue  # so old a mark says nothing to anybody
             held = self._latest.get(mark.owner)
             if held is None or (mark.generation, as_of_s) > (held.generation, held.as_of_s):
                 self._latest[mark.owner] = Mark(mark.generation, mark.known, as_of_s)
@@ -151,7 +151,7 @@ class Liveness:
         ]
         for seq, age_ms, metrics in message.beats:
             entry = log.at(seq)
-            if entry is None or not log.is_live(seq, *entry):
+            if entry is None or not log.is_live(seq, *entry) or age_ms > self._core.config.eviction_s * 1000:
                 continue
             record, at_s = entry[0], now.mono_s - age_ms / 1000
             if at_s > record.metrics_at_s + _NEWER_S:

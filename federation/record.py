@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from federation.clock import Dot
 
-MAX_LIFE = 2**31 - 1
+MAX_LIFE = 2**31 - 2  # even: whatever exists can be deleted
 MAX_LIFE_FLOOR = MAX_LIFE // 2  # whatever a peer claims, there is a life above it to register with
 MAX_INCARNATION = 2**63 - 1
 MAX_KEY_LENGTH = 300

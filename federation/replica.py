@@ -7,7 +7,7 @@ unless it was collected (tombstones.py says when).
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
-from federation.clock import Chain, Vector, covers, raise_to
+from federation.clock import MAX_GENERATION, Chain, Vector, covers, raise_to
 from federation.digest import BUCKETS, DigestTree, bucket_of
 from federation.log import Log
 from federation.merge import absorb
@@ -97,9 +97,14 @@ class Replica:
     def begin_generation(self, at_least: int, salt: int) -> None:
         """Take a new generation, greater than any of ours that is known here. `salt` is random: a store
         that is lost, or restored, twice leads here twice, and the names must differ."""
-        known = [generation for origin, generation in self.vector if origin == self.registry_id]
-        known += [generation for origin, generation in self.logs if origin == self.registry_id]
+        known = [*self.starts_known(self.vector), *self.starts_known(self.logs)]
         self.generation = max(at_least, self.generation + 1, *(generation + 1 for generation in known)) + salt
+
+    def starts_known(self, chains: Iterable[Chain]) -> list[int]:
+        """Our own generations among these; what no start can have had is somebody's invention."""
+        return [
+            generation for origin, generation in chains if origin == self.registry_id and generation <= MAX_GENERATION
+        ]
 
     def restate_early(self) -> None:
         """Give what stands beyond our position a position in our own chain: a store that was killed

@@ -58,8 +58,8 @@ class Collector:
         replica = self._core.replica
         key = REGISTRY_PREFIX + self._core.me
         own = replica.roster.get(key)
-        if own is None:
-            return
+        if own is None or not own.exists:
+            return  # somebody else wrote or deleted it: it is enrolled again first
         told = unpack_vector(own.judgement.payload) if own.judgement is not None else {}
         waited_for = any(_is_past(replica.vector, record) and not _is_past(told, record) for record in old)
         collected = reaches(replica.vector, replica.floor) and not reaches(told, replica.floor)

@@ -70,22 +70,25 @@ class Walks:
         self._next_id = core.rng.getrandbits(31)
         self._due_s = now.mono_s + core.config.digest_interval_s * core.rng.random()
         self._resync_s = self._retry_s = now.mono_s
+        self._resynced_with: str | None = None
 
     # walking
 
     def tick(self, now: Now) -> None:
-        """Begin a walk when one is due: at once where somebody is stale, soon where something was held,
-        else now and then."""
+        """Begin a walk when one is due: at once where we are stale, soon where something was held, else
+        now and then. Who is stale to us walks by itself."""
         walk, config, rng = self._walk, self._core.config, self._core.rng
         if walk is not None:
             if now.mono_s - walk.progress_s < config.walk_timeout_s:
                 return
             self._walk = None
         links = list(self._core.greeted())
-        stale = [link for link in links if self._core.am_stale(link) or self._core.is_stale(link)]
+        stale = [link for link in links if self._core.am_stale(link)]
         if stale and now.mono_s >= self._resync_s:
             self._resync_s = now.mono_s + _RETRY_S * (0.5 + rng.random())
-            self.begin(rng.choice(stale), now, bounded=False)
+            others = [link for link in stale if link.peer != self._resynced_with]
+            self.begin(rng.choice(others or stale), now, bounded=False)
+            self._resynced_with = self._walk.peer if self._walk else None
         elif links and len(self._intake.holds) and now.mono_s >= self._retry_s:
             self._retry_s = now.mono_s + config.hold_retry_s * (0.75 + rng.random() / 2)
             self.begin(max(links, key=lambda link: len(self._intake.lacking(link))), now, bounded=False)

@@ -56,10 +56,12 @@ class Writes:
         return self._token(record), record
 
     def judge(self, key: str, value: bytes, now: Now) -> bool:
-        """The owner's word changes; False when we are not (any more) the owner, or it is the same."""
+        """The owner's word; False when we are not (any more) the owner, or have said so already."""
         record = self._core.replica.get(key)
         held = record.judgement if record is not None and record.exists else None
-        if held is None or held.origin != self._core.me or held.payload == value:
+        if held is None or held.origin != self._core.me:
+            return False
+        if held.payload == value and self._core.replica.knows(held):
             return False
         self.judge_own(key, value, now)
         return True

@@ -180,7 +180,7 @@ def revocations_arrive(world: "World") -> None:
     bound_s = scenario.sync_s + HOP_S
     if scenario.loss:  # pushes, announcements and pulls are lost in a row
         bound_s = 4 * scenario.sync_s + 2 * scenario.digest_s
-    bound_s = (bound_s + 2 * scenario.store_delay_s + 6 * scenario.jitter_s) * _hops(world)
+    bound_s = (bound_s + 2 * scenario.store_delay_s + 12 * scenario.jitter_s) * _hops(world)
     for write in world.ledger.due():
         if not write.revocation or world.now - write.at_s < bound_s or write.key in world.silently_lost:
             continue

@@ -341,8 +341,5 @@ class SimulatedRegistry:
             self._last_beat_s.pop(key, None)
             return
         heard_s = self._last_beat_s.setdefault(key, self.world.now)
-        record = engine.replica.get(key)
-        assert record is not None
-        assert record.judgement is not None
-        if self.world.now - heard_s > self.world.scenario.window_s and record.judgement.payload != OFFLINE:
+        if self.world.now - heard_s > self.world.scenario.window_s:
             self._local("judge", key, engine.judge(key, OFFLINE, self.now))
