@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 HLC_COUNTER_BITS = 16
 HLC_MAX = 2**63 - 1
+MAX_CHAINS = 2**16  # of a vector: a hundred registries, each started hundreds of times
 MAX_GENERATION = 2**62  # that is believed of us: whatever a peer claims, there are generations above it
 
 Chain = tuple[str, int]

@@ -15,11 +15,10 @@ from struct import pack, unpack
 from sys import intern
 from typing import Any
 
-from federation.clock import Chain, Vector
+from federation.clock import MAX_CHAINS, Chain, Vector
 
 NUMBER_MAX = 2**63 - 1  # a signed 64-bit integer's: what stores and other languages hold
 FINGERPRINT_MAX = 2**64 - 1  # see digest.py
-MAX_CHAINS = 2**16  # of a message's vector: a hundred registries, each started hundreds of times
 ORIGIN_MAX_LENGTH = 63  # a DNS label's; origins are registry ids
 _ORIGIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _PACKED = {1: "B", 2: "H", 4: "I", 8: "Q"}  # bytes a number -> struct's letter

@@ -6,7 +6,7 @@ clock, draws from anything but the generator it was given, or waits.
 
 from collections.abc import Mapping
 
-from federation.clock import Now, Vector
+from federation.clock import MAX_CHAINS, Now, Vector
 from federation.config import Config
 from federation.core import Core, Link
 from federation.drains import Drains
@@ -304,6 +304,8 @@ class Engine:
                 self._walks.wanted(link, message, now)
             case Hello():
                 raise AssertionError("greetings are not dispatched")
+        if max(len(link.vector), len(link.floor)) > MAX_CHAINS:
+            self._core.out.append(Close(link.peer, f"it tells of more than {MAX_CHAINS} chains"))
 
     def _announce_soon(self) -> None:
         """What we were given in one piece is not pushed on: whoever hears it from us has to ask."""

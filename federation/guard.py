@@ -11,7 +11,7 @@ from enum import Enum
 
 from federation.clock import Chain, Now, Vector, hlc_of, wall_ms_of
 from federation.core import Core
-from federation.record import Item, Section, SectionKind
+from federation.record import REGISTRY_PREFIX, Item, Section, SectionKind
 
 _END, _JUDGEMENT = SectionKind.END, SectionKind.JUDGEMENT
 
@@ -94,7 +94,10 @@ class Guard:
     def _allowed(self, item: Item, now: Now) -> bool:
         config = self._core.config
         capacity = max(config.destructive_burst, config.destructive_share * len(self._core.replica))
-        allowance = self._allowances.setdefault(item.section.origin, Allowance(capacity, now.mono_s))
+        origin = item.section.origin
+        if REGISTRY_PREFIX + origin not in self._core.replica.roster:
+            origin = ""  # who is not in the roster (yet) shares one: a peer can invent any number
+        allowance = self._allowances.setdefault(origin, Allowance(capacity, now.mono_s))
         return allowance.take(capacity, now.mono_s)
 
 

@@ -2,13 +2,15 @@
 
 from collections.abc import Callable, Iterable
 
-from federation.clock import Chain, Now, Vector, raise_to
+from federation.clock import MAX_CHAINS, Chain, Now, Vector, raise_to
 from federation.core import Core, Link
 from federation.guard import Guard, Holds, Verdict
 from federation.messages import Segment
 from federation.record import MAX_LIFE_FLOOR, Item, Record
 
 MAX_PENDING = 32  # a chain; what is forgotten is pulled
+MAX_PENDING_CHAINS = 1_024  # ten times the registries planned for
+OWN_CHAINS = 64  # places in the vector that nobody else's chains take
 
 
 class Intake:
@@ -68,6 +70,8 @@ class Intake:
         self.holds.given(vector)
         news = [(c, seq) for c, seq in vector.items() if seq > replica.vector.get(c, 0) and c != replica.chain]
         for chain, seq in news:
+            if not self._has_room(chain):
+                continue
             replica.vector[chain] = seq
             log = replica.log(chain)
             log.whole_after = max(log.whole_after, seq)
@@ -102,9 +106,11 @@ class Intake:
 
     def _advance(self, chain: Chain, after: int, upto: int) -> None:
         replica = self._core.replica
-        if upto <= after:
+        if upto <= after or not self._has_room(chain):
             return
         if replica.vector.get(chain, 0) < after:
+            if len(self._pending) >= MAX_PENDING_CHAINS:
+                self._pending.clear()
             pending = self._pending.setdefault(chain, [])
             if pending and pending[-1][1] == after:
                 after = pending.pop()[0]
@@ -117,6 +123,12 @@ class Intake:
             self._connect(chain)
             self.on_advanced(chain)
             self._core.stored_meta()
+
+    def _has_room(self, chain: Chain) -> bool:
+        """A vector that fits no frame could be told to nobody: chains that a peer invents are not believed
+        without end."""
+        vector = self._core.replica.vector
+        return chain in vector or len(vector) < MAX_CHAINS - OWN_CHAINS
 
     def _connect(self, chain: Chain) -> None:
         """Intervals that came early may follow on now."""

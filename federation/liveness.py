@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from federation.clock import Now
 from federation.core import Core, Link
 from federation.messages import Beat, Beats, Watermark, Watermarks
-from federation.record import Record, Section
+from federation.record import REGISTRY_PREFIX, Record, Section
 
 BEATS_A_FRAME = 4_000
+MAX_OWNERS = 1_024  # ten times the registries planned for
 _CLOCK_DRIFT = 0.001  # far more than that of real monotonic clocks
 _NEWER_S = 0.3  # one quantum of an age on the wire, and a bit
 
@@ -62,12 +63,18 @@ class Liveness:
         link.wall_ms, link.wall_at_s = message.wall_ms, now.mono_s - late_s
         for mark in message.marks:
             as_of_s = now.mono_s - late_s - mark.age_ms / 1000
-            link.marks_sent[mark.owner] = max(as_of_s, link.marks_sent.get(mark.owner, as_of_s))
             if mark.owner == self._core.me or now.mono_s - as_of_s > self._core.config.eviction_s:
                 continue  # so old a mark says nothing to anybody
             held = self._latest.get(mark.owner)
+            if held is None and not self._has_room(mark.owner):
+                continue
+            link.marks_sent[mark.owner] = max(as_of_s, link.marks_sent.get(mark.owner, as_of_s))
             if held is None or (mark.generation, as_of_s) > (held.generation, held.as_of_s):
                 self._latest[mark.owner] = Mark(mark.generation, mark.known, as_of_s)
+
+    def _has_room(self, owner: str) -> bool:
+        """Owners that are not in the roster (yet) are kept up to a number: a peer can invent any."""
+        return len(self._latest) < MAX_OWNERS or REGISTRY_PREFIX + owner in self._core.replica.roster
 
     def settle(self) -> None:
         """Let marks count whose words have all arrived."""

@@ -59,15 +59,15 @@ class Streams:
             elif before >= segment.upto and self._comes_shorter(link, segment):
                 late.add(chain[0])
             # It has what it gave us.
-            if link.cursor.get(segment.chain, -1) < segment.upto:
-                link.cursor[segment.chain] = segment.upto
+            if chain in vector and link.cursor.get(chain, -1) < segment.upto:
+                link.cursor[chain] = segment.upto
         if late:
             link.pruned_by_us |= late
             self._core.send(link, Prune(tuple(sorted(late))))
 
     def pruned(self, link: Link, origins: Iterable[str]) -> None:
         """It gets these sooner from others. What we write ourselves it gets from us, whatever it says."""
-        link.pruned.update(origins)
+        link.pruned.update({origin for origin, _ in self._core.replica.vector}.intersection(origins))
 
     def grafted(self, link: Link, origins: Iterable[str]) -> None:
         """It wants these from us again, from now on; what it lacks up to here it pulls."""

@@ -23,6 +23,7 @@ from federation.record import Item, Record, SectionKind, birth_of, weight
 
 BUCKETS_A_REQUEST = 32
 KEYS_A_REQUEST = 500
+MAX_LISTED = 2**18  # keys that one request may bring: thirty times what buckets of a million records hold
 KEYS_A_LISTING = 2_000  # whoever chooses ids may fill one bucket: its listing comes in parts
 _RETRY_S = 3.0
 
@@ -137,6 +138,10 @@ class Walks:
             return
         walk.parts[bucket] += 1
         walk.listings[bucket].update(message.records)
+        if sum(map(len, walk.listings.values())) > MAX_LISTED:
+            self._core.alert("endless_listing", f"{link.peer} lists more than {MAX_LISTED} records", link.peer)
+            self._walk = None
+            return
         if message.last:
             del walk.parts[bucket]
             self._compare_records(bucket, walk.listings.pop(bucket), walk)
@@ -255,12 +260,14 @@ class Walks:
     # answering
 
     def asked(self, link: Link, request: DigestRequest) -> None:
-        """Answer a level."""
+        """Answer a level. Who asks for more at once than we would is not answered."""
+        if len(request.buckets) > BUCKETS_A_REQUEST:
+            return
         replica = self._core.replica
         digest, walk_id = replica.digest, request.walk_id
         if request.buckets:
             digest.settle()
-            for bucket in request.buckets:
+            for bucket in dict.fromkeys(request.buckets):
                 records = [(key, record.fingerprint) for key, record in replica.bucket(bucket % BUCKETS).items()]
                 for index, start in enumerate(range(0, max(1, len(records)), KEYS_A_LISTING)):
                     part, last = dict(records[start : start + KEYS_A_LISTING]), start + KEYS_A_LISTING >= len(records)
@@ -273,11 +280,13 @@ class Walks:
             self._core.send(link, top)
 
     def wanted(self, link: Link, want: Want, now: Now) -> None:
-        """Send records whole, in frames of the usual size."""
+        """Send records whole, in frames of the usual size. Who asks for more than we would is not answered."""
+        if len(want.keys) > KEYS_A_REQUEST:
+            return
         config = self._core.config
         items: list[Item] = []
         room, index = config.frame_bytes, want.index
-        for key in want.keys:
+        for key in dict.fromkeys(want.keys):
             record = self._core.replica.get(key)
             for item in record.items() if record is not None else ():
                 room -= weight(item)

@@ -12,8 +12,8 @@ from collections.abc import Callable, Sequence
 from itertools import islice
 from typing import Any, NamedTuple, TypeVar
 
-from federation.clock import Vector
-from federation.columns import FINGERPRINT_MAX, MAX_CHAINS, NUMBER_MAX, Fault, Reader, WireError, Writer, is_ascending
+from federation.clock import MAX_CHAINS, Vector
+from federation.columns import FINGERPRINT_MAX, NUMBER_MAX, Fault, Reader, WireError, Writer, is_ascending
 from federation.digest import BUCKETS, GROUPS
 from federation.messages import (
     PROTOCOL_VERSION,
