@@ -102,10 +102,9 @@ class Liveness:
             self._core.send(link, Watermarks(now.wall_ms, int(now.mono_s * 1000), tuple(marks)))
 
     def _own_mark(self) -> Watermark:
-        replica, me = self._core.replica, self._core.me
-        known = {generation: seq for (origin, generation), seq in replica.vector.items() if origin == me}
-        known.setdefault(replica.generation, 0)
-        return Watermark(me, replica.generation, tuple(sorted(known.items())), 0)
+        replica = self._core.replica
+        known = sorted((generation, seq) for (_, generation), seq in replica.own_words().items())
+        return Watermark(self._core.me, replica.generation, tuple(known), 0)
 
     def reachable(self, owner: str, now: Now) -> bool:
         """Whether the owner's watermark advances, directly or through anybody."""

@@ -34,6 +34,7 @@ class Replica:
         self.vector: Vector = {}
         self.floor: Vector = {}
         self.life_floor = 0
+        self.inherited: Vector | None = None  # our own chains, as far as this start found them in its store
         self.declined: Vector = {}  # tombstones that were offered and seen before: somebody still holds them
         self.tombstones: dict[str, Record] = {}
         self.roster: dict[str, Record] = {}
@@ -97,6 +98,10 @@ class Replica:
     def begin_generation(self, at_least: int, salt: int) -> None:
         """Take a new generation, greater than any of ours that is known here. `salt` is random: a store
         that is lost, or restored, twice leads here twice, and the names must differ."""
+        if self.inherited is None:
+            self.inherited = {c: seq for c, seq in self.vector.items() if c[0] == self.registry_id}
+        else:
+            self.inherited[self.chain] = self.vector.get(self.chain, 0)
         known = [*self.starts_known(self.vector), *self.starts_known(self.logs)]
         self.generation = max(at_least, self.generation + 1, *(generation + 1 for generation in known)) + salt
 
@@ -218,9 +223,16 @@ class Replica:
         self.life_floor = max(self.life_floor, min(tombstone.life, MAX_LIFE_FLOOR))
         self.remove(tombstone)
 
-    def knows(self, section: Section) -> bool:
-        """Whether the write is at or before our position."""
-        return covers(self.vector, section.dot)
+    def own_words(self) -> Vector:
+        """Our own chains, as far as we vouch for what they say: what this start wrote or found in its
+        store. What only others still have of us we may not have meant to say for long."""
+        return {**(self.inherited or {}), self.chain: self.vector.get(self.chain, 0)}
+
+    def vouches_for(self, section: Section) -> bool:
+        """Whether a judgement of ours is one of `own_words`."""
+        if section.generation == self.generation:
+            return True
+        return covers(self.inherited or {}, section.dot)
 
     # parts
 

@@ -33,7 +33,7 @@ class Writes:
         record = self._spec(key, payload, now, life, own_incarnation, born, token.epoch if token else 0)
         held = record.judgement
         if held is not None and held.origin == self._core.me and not moved:
-            if held.payload != judgement or not self._core.replica.knows(held):
+            if held.payload != judgement or not self._core.replica.vouches_for(held):
                 self.judge_own(key, judgement, now)
         else:
             self._adopt(record, judgement, now, token.epoch if token else 0)
@@ -49,7 +49,7 @@ class Writes:
         held = record.judgement
         if held is None or held.origin != self._core.me or (token is not None and token.epoch > _stamp(record)):
             self._adopt(record, judgement, now, token.epoch if token else 0)
-        elif not self._core.replica.knows(held):
+        elif not self._core.replica.vouches_for(held):
             # Our word, of a start that our store has lost: no watermark of ours vouches for it, until we
             # say it again.
             self.judge_own(key, held.payload, now)
@@ -61,7 +61,7 @@ class Writes:
         held = record.judgement if record is not None and record.exists else None
         if held is None or held.origin != self._core.me:
             return False
-        if held.payload == value and self._core.replica.knows(held):
+        if held.payload == value and self._core.replica.vouches_for(held):
             return False
         self.judge_own(key, value, now)
         return True

@@ -154,7 +154,7 @@ def _ages_stand_still(patch: Patch) -> None:
 
 
 def _lost_words_are_not_said_again(patch: Patch) -> None:
-    patch.setattr(Replica, "knows", lambda self, section: True)
+    patch.setattr(Replica, "vouches_for", lambda self, section: True)
 
 
 def _relays_do_not_relay(patch: Patch) -> None:
@@ -186,8 +186,8 @@ MUTANTS = (
     Mutant("naive last writer wins", _naive_last_writer_wins, (0, 1)),
     Mutant("lives do not count", _lives_do_not_count, (0, 1)),
     Mutant("tombstones collected by age", _collected_by_age, (12, 19)),
-    Mutant("no floor", _no_floor, (17,)),
-    Mutant("walks without context", _walks_without_context, (17,)),
+    Mutant("no floor", _no_floor, (621, 665)),
+    Mutant("walks without context", _walks_without_context, (621, 665)),
     Mutant("no life floor", _no_life_floor, (141, 301)),
     Mutant("no generations", _no_generations, (0, 10)),
     Mutant("no tokens", _no_tokens, (35, 207)),
