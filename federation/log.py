@@ -14,12 +14,14 @@ from federation.clock import Chain
 from federation.record import Record, section_of
 
 KEPT_POSITIONS = 16_384  # fifteen seconds of 1,000 writes/s: a link that lags more drains instead
+_FEW = 64  # entries out of order that are put in one by one; more are merged
 
 
 class Log:
-    """See the module. 17 bytes an entry."""
+    """See the module. 17 bytes an entry. What comes out of order (a walk brings records by their names)
+    waits beside until somebody reads on, so that its place is not made one entry at a time."""
 
-    __slots__ = ("_kinds", "_records", "_seqs", "chain", "replaced", "whole_after")
+    __slots__ = ("_kinds", "_late", "_records", "_seqs", "chain", "replaced", "whole_after")
 
     def __init__(self, chain: Chain, whole_after: int = 0) -> None:
         self.chain = chain
@@ -28,8 +30,10 @@ class Log:
         self._seqs = array("Q")
         self._records: list[Record] = []
         self._kinds = bytearray()
+        self._late: dict[int, tuple[Record, int]] = {}
 
     def __len__(self) -> int:
+        self._settle()
         return len(self._seqs)
 
     @property
@@ -47,22 +51,22 @@ class Log:
             if self.replaced > KEPT_POSITIONS and self.replaced > len(seqs) // 2:
                 self._compact()
             return
-        at = bisect_left(seqs, seq)
-        if seqs[at] == seq:
-            self._records[at], self._kinds[at] = record, kind
-            return
-        seqs.insert(at, seq)
-        self._records.insert(at, record)
-        self._kinds.insert(at, kind)
+        self._late[seq] = record, kind
+        if len(self._late) > max(_FEW, len(seqs) // 2):
+            self._settle()
 
     def after(self, seq: int, upto: int) -> Iterator[tuple[int, Record, int]]:
         """Entries at positions above `seq` and not above `upto`: (position, record, kind)."""
+        self._settle()
         start, end = bisect_right(self._seqs, seq), bisect_right(self._seqs, upto)
         for at in range(start, end):
             yield self._seqs[at], self._records[at], self._kinds[at]
 
     def at(self, seq: int) -> tuple[Record, int] | None:
         """The entry at this position."""
+        late = self._late.get(seq)
+        if late is not None:
+            return late
         at = bisect_left(self._seqs, seq)
         if at < len(self._seqs) and self._seqs[at] == seq:
             return self._records[at], self._kinds[at]
@@ -72,6 +76,33 @@ class Log:
         """Whether the write named by this position still stands."""
         section = section_of[kind](record)
         return section is not None and section.seq == seq and (section.origin, section.generation) == self.chain
+
+    def _settle(self) -> None:
+        """Put what came out of order into its place."""
+        late, self._late = self._late, {}
+        if len(late) <= _FEW:
+            for seq, (record, kind) in late.items():
+                self._place(seq, record, kind)
+            return
+        entries = {
+            seq: (record, kind) for seq, record, kind in zip(self._seqs, self._records, self._kinds, strict=True)
+        }
+        entries.update(late)
+        self._fill([(seq, *entries[seq]) for seq in sorted(entries)])
+
+    def _place(self, seq: int, record: Record, kind: int) -> None:
+        at = bisect_left(self._seqs, seq)
+        if self._seqs[at] == seq:
+            self._records[at], self._kinds[at] = record, kind
+            return
+        self._seqs.insert(at, seq)
+        self._records.insert(at, record)
+        self._kinds.insert(at, kind)
+
+    def _fill(self, entries: list[tuple[int, Record, int]]) -> None:
+        self._seqs = array("Q", (entry[0] for entry in entries))
+        self._records = [entry[1] for entry in entries]
+        self._kinds = bytearray(entry[2] for entry in entries)
 
     def _compact(self) -> None:
         """Drop what was replaced, but for the newest positions."""
@@ -83,6 +114,4 @@ class Log:
         ]
         self.whole_after = max(self.whole_after, limit)
         self.replaced = sum(1 for entry in kept if not self.is_live(*entry))
-        self._seqs = array("Q", (entry[0] for entry in kept))
-        self._records = [entry[1] for entry in kept]
-        self._kinds = bytearray(entry[2] for entry in kept)
+        self._fill(kept)
