@@ -1,0 +1,177 @@
+"""What is asked of an item before it is joined, case by case."""
+
+from random import Random
+
+import pytest
+
+from federation.clock import HLC_MAX, Now, hlc_of
+from federation.config import Config
+from federation.core import Core
+from federation.effects import Alert
+from federation.guard import Allowance, Guard, Holds, Verdict
+from federation.record import MAX_LIFE, Item, Section, SectionKind
+from federation.replica import Replica
+from tests.unit.federation.states import section
+
+NOON_MS = 1_764_000_000_000
+NOW = Now(1000.0, NOON_MS)
+SPEC, INTENT, JUDGEMENT, END = SectionKind
+ADMITTED, REFUSED, HELD = Verdict
+GENERATION = 5
+
+
+def guarded(*held: Item, burst: int = 2, reachable: tuple[str, ...] = ()) -> Guard:
+    replica = Replica("me")
+    replica.generation = GENERATION
+    for item in held:
+        replica.apply(item)
+    replica.vector[replica.chain] = 10
+    guard = Guard(Core(Config("me", destructive_burst=burst), replica, Random(1)))
+    guard.reachable = lambda owner, now: owner in reachable
+    return guard
+
+
+def judged(guard: Guard, item: Item, now: Now = NOW) -> tuple[Verdict, set[str]]:
+    """The verdict, and what was told of."""
+    verdict = guard.judge(item, guard.limits(now), now)
+    told = {effect.code for effect in guard._core.out if isinstance(effect, Alert)}
+    guard._core.out.clear()
+    return verdict, told
+
+
+def stamped(ahead_ms: int, *, minor_ahead_ms: int | None = None) -> Section:
+    minor = hlc_of(NOON_MS + minor_ahead_ms) if minor_ahead_ms is not None else 0
+    return section(hlc_of(NOON_MS + ahead_ms), "a", minor)
+
+
+HOUR_MS, DAY_MS = 3_600_000, 86_400_000
+CLOCKS: dict[str, tuple[SectionKind, Section, Verdict, set[str]]] = {
+    "of the past": (SPEC, stamped(-DAY_MS), ADMITTED, set()),
+    "within the tolerance": (SPEC, stamped(10_000), ADMITTED, set()),
+    "an hour ahead": (SPEC, stamped(HOUR_MS), ADMITTED, {"clock_ahead"}),
+    "a word an hour ahead within its epoch": (JUDGEMENT, stamped(0, minor_ahead_ms=HOUR_MS), ADMITTED, {"clock_ahead"}),
+    "a day ahead": (INTENT, stamped(DAY_MS), ADMITTED, {"clock_ahead"}),
+    "nobody's clock": (SPEC, stamped(DAY_MS + 1), REFUSED, {"clock_ahead"}),
+    "a word of nobody's clock": (JUDGEMENT, stamped(0, minor_ahead_ms=DAY_MS + 1), REFUSED, {"clock_ahead"}),
+    "the last stamp that there is": (SPEC, section(HLC_MAX), REFUSED, {"clock_ahead"}),
+    "a revocation, never by its clock": (END, section(HLC_MAX), ADMITTED, set()),
+}
+
+
+@pytest.mark.parametrize("case", CLOCKS)
+def test_stamps(case: str) -> None:
+    kind, written, verdict, told = CLOCKS[case]
+    assert judged(guarded(), Item("k:a", 1, 0, kind, written)) == (verdict, told)
+
+
+def test_a_deletion_is_never_refused_by_its_clock() -> None:
+    assert judged(guarded(), Item("n:a", 2, 0, END, section(HLC_MAX)))[0] is ADMITTED
+
+
+NAMES: dict[str, tuple[Section, Verdict]] = {
+    "another's write": (section(origin="a", generation=GENERATION, seq=99), ADMITTED),
+    "ours, that comes back": (section(origin="me", generation=GENERATION, seq=10), ADMITTED),
+    "ours, of an earlier start": (section(origin="me", generation=GENERATION - 1, seq=99), ADMITTED),
+    "ours, that we have not written": (section(origin="me", generation=GENERATION, seq=11), REFUSED),
+    "at no position": (section(origin="a", seq=0), REFUSED),
+}
+
+
+@pytest.mark.parametrize("case", NAMES)
+def test_names(case: str) -> None:
+    written, verdict = NAMES[case]
+    assert judged(guarded(), Item("n:a", 1, 0, SPEC, written))[0] is verdict
+
+
+# What destroys is rationed
+
+OURS = Item("n:a", 1, 0, JUDGEMENT, section(5, "me"))
+THEIRS = Item("n:a", 1, 0, JUDGEMENT, section(5, "b"))
+TOMBSTONE = Item("n:a", 2, 0, END, section(5, "b"))
+DELETION = Item("n:a", 2, 0, END, section(9, "a"))
+TAKEOVER = Item("n:a", 1, 0, JUDGEMENT, section(9, "a"))
+
+RATIONED: dict[str, tuple[Item | None, Item, tuple[str, ...], bool]] = {
+    "a deletion of what exists": (OURS, DELETION, (), True),
+    "a later deletion of what exists": (OURS, DELETION._replace(life=4), (), True),
+    "a deletion of what is not known": (None, DELETION, (), False),
+    "a deletion of what is deleted": (TOMBSTONE, DELETION, (), False),
+    "a deletion of an earlier life": (OURS._replace(life=3), DELETION, (), False),
+    "a revocation": (OURS, DELETION._replace(life=1), (), False),
+    "a takeover from us": (OURS, TAKEOVER, (), True),
+    "a takeover from an owner that can be heard": (THEIRS, TAKEOVER, ("b",), True),
+    "a takeover from an owner that cannot": (THEIRS, TAKEOVER, (), False),
+    "a takeover that comes too late": (OURS, TAKEOVER._replace(section=section(4, "a")), (), False),
+    "an owner's own later word": (THEIRS, Item("n:a", 1, 0, JUDGEMENT, section(9, "b")), ("b",), False),
+    "a registration": (OURS, Item("n:a", 1, 0, SPEC, section(9, "a")), (), False),
+}
+
+
+@pytest.mark.parametrize("case", RATIONED)
+def test_what_counts_as_destructive(case: str) -> None:
+    held, item, reachable, rationed = RATIONED[case]
+    guard = guarded(*([held] if held else []), burst=0, reachable=reachable)
+    assert judged(guard, item) == ((HELD, {"quarantined"}) if rationed else (ADMITTED, set()))
+
+
+def deletion(number: int, origin: str) -> Item:
+    return Item(f"n:{number}", 2, 0, END, section(9, origin, seq=number + 1))
+
+
+def network(size: int, *registries: str) -> list[Item]:
+    nodes = [Item(f"n:{number}", 1, 0, SPEC, section(5, "b", seq=number + 1)) for number in range(size)]
+    return nodes + [Item(f"r:{name}", 1, 0, SPEC, section(5, name)) for name in registries]
+
+
+def admitted(guard: Guard, origin: str, count: int, now: Now = NOW) -> int:
+    return sum(judged(guard, deletion(number, origin), now)[0] is ADMITTED for number in range(count))
+
+
+def test_an_origin_deletes_a_burst_at_once_and_then_waits_for_more() -> None:
+    guard = guarded(*network(20, "a"), burst=4)
+    assert admitted(guard, "a", 20) == 4
+    assert admitted(guard, "a", 20, NOW._replace(mono_s=NOW.mono_s + 30)) == 2, "half of it comes in half a minute"
+    assert admitted(guard, "a", 20, NOW._replace(mono_s=NOW.mono_s + 3_600)) == 4, "it does not pile up"
+
+
+def test_in_a_large_network_the_share_counts() -> None:
+    guard = guarded(*network(99, "a"), burst=2)
+    assert admitted(guard, "a", 99) == 5
+
+
+def test_one_origin_does_not_use_up_anothers_share() -> None:
+    guard = guarded(*network(20, "a", "c"), burst=4)
+    assert admitted(guard, "a", 20) == 4
+    assert admitted(guard, "c", 20) == 4
+
+
+def test_invented_origins_share_one_allowance() -> None:
+    guard = guarded(*network(20, "a"), burst=4)
+    assert sum(judged(guard, deletion(number, f"x{number}"))[0] is ADMITTED for number in range(20)) == 4
+    assert admitted(guard, "a", 20) == 4, "nor do they use up a known one's"
+
+
+def test_an_allowance_shrinks_with_the_network() -> None:
+    allowance = Allowance(100, 0.0)
+    assert sum(allowance.take(3, 0.0) for _ in range(10)) == 3
+
+
+def test_a_life_that_leaves_no_room_can_still_be_deleted() -> None:
+    assert MAX_LIFE % 2 == 0
+
+
+# Holds
+
+
+def test_no_position_passes_a_hold_until_everything_was_given_again() -> None:
+    chain, other = ("a", 1), ("b", 1)
+    holds = Holds()
+    assert holds.limit(chain, 9) == 9
+    holds.hold(chain, 7)
+    holds.hold(chain, 5)
+    holds.hold(chain, 6)
+    assert (holds.limit(chain, 9), holds.limit(chain, 3), holds.limit(other, 9)) == (4, 3, 9)
+    holds.given({chain: 4, other: 9})
+    assert len(holds) == 1
+    holds.given({chain: 5})
+    assert (len(holds), holds.limit(chain, 9)) == (0, 9)
