@@ -1,0 +1,293 @@
+"""Who is shown as online: only whom its owner vouches for, and only as long as the owner can be heard."""
+
+import pytest
+
+from federation import liveness as liveness_module
+from federation.clock import Now
+from federation.engine import Engine
+from federation.liveness import Standing
+from federation.messages import Beat, Beats, Entry, Message, Push, Segment, Watermark, Watermarks
+from federation.record import Item, Section, SectionKind
+from tests.support.fabric import Fabric
+
+NODE = "n:a"
+
+
+def fabric_of(*names: str) -> tuple[Fabric, list[Engine]]:
+    fabric = Fabric()
+    return fabric, [fabric.add(name) for name in names]
+
+
+def beat(fabric: Fabric, name: str, key: str = NODE, *, register: bool = False) -> None:
+    engine = fabric.engines[name]
+    if register:
+        _, effects = engine.register(key, b"x", fabric.now(), incarnation=1, judgement=b"online")
+    else:
+        token, effects = engine.heartbeat(key, fabric.now(), judgement=b"online", metrics=b"m")
+        assert token is not None
+    fabric.perform(name, effects)
+
+
+def judge(fabric: Fabric, name: str, word: bytes) -> None:
+    fabric.perform(name, fabric.engines[name].judge(NODE, word, fabric.now()))
+
+
+def seen(fabric: Fabric, name: str, key: str = NODE) -> Standing:
+    standing = fabric.engines[name].standing(key, fabric.now())
+    assert standing is not None
+    return standing
+
+
+def shown_online(fabric: Fabric, name: str) -> bool:
+    standing = seen(fabric, name)
+    return standing.reachable and standing.judgement == b"online"
+
+
+def but_marks(src: str, dst: str, message: Message) -> bool:
+    """What a link loses that brings marks and nothing else."""
+    return not isinstance(message, Watermarks)
+
+
+# The three conditions of a watermark. Drop any one, and the test of it shows a dead or moved node as online
+
+
+def test_a_mark_counts_once_all_that_its_owner_had_said_is_here() -> None:
+    """The owner said that the node is dead; its mark overtakes that word."""
+    fabric, _ = fabric_of("eu", "us")
+    fabric.mesh()
+    beat(fabric, "eu", register=True)
+    assert fabric.run(10, until=lambda: fabric.engines["us"].replica.get(NODE) is not None)
+    fabric.run(3)
+    assert shown_online(fabric, "us")
+    fabric.drop = but_marks
+    judge(fabric, "eu", b"offline")
+    told_s = fabric.now_s
+    fabric.run(5)
+    age_s = seen(fabric, "us").as_of_s
+    assert fabric.now_s - age_s <= told_s + 0.1, "no later than the last moment for which it has all words"
+    fabric.run(10)
+    assert not shown_online(fabric, "us"), "and so it is not shown as fresh"
+
+
+def test_a_mark_vouches_only_for_words_that_its_owner_knows_to_have_said() -> None:
+    """The owner has lost its store and knows nothing of the node; others still hold its old word."""
+    fabric, _ = fabric_of("eu", "us")
+    fabric.mesh()
+    beat(fabric, "eu", register=True)
+    fabric.run(5)
+    assert shown_online(fabric, "us")
+    fabric.unlink("eu", "us")
+    del fabric.engines["eu"]
+    fabric.run(1)
+    fabric.add("eu")
+    fabric.mesh()
+    fabric.run(20)
+    assert fabric.engines["eu"].reachable("us", fabric.now())
+    assert fabric.engines["us"].reachable("eu", fabric.now()), "the owner is there"
+    assert not shown_online(fabric, "us"), "but nobody hears the node"
+    beat(fabric, "eu")
+    assert fabric.run(10, until=lambda: shown_online(fabric, "us")), "until it beats there again"
+
+
+def test_a_mark_does_not_vouch_for_a_node_that_its_owner_has_lost() -> None:
+    """The node moved from eu to as, and died there. us hears eu, and has not heard of the move."""
+    fabric, (eu, us, _) = fabric_of("eu", "us", "as")
+    fabric.link("eu", "us")
+    fabric.link("eu", "as")
+    beat(fabric, "eu", register=True)
+    fabric.run(5)
+    assert shown_online(fabric, "us")
+    fabric.drop = lambda src, dst, message: dst == "us" and but_marks(src, dst, message)
+    beat(fabric, "as")
+    fabric.run(2)
+    record = eu.replica.get(NODE)
+    assert record is not None
+    assert record.judgement is not None
+    assert record.judgement.origin == "as"
+    fabric.run(10)
+    assert us.reachable("eu", fabric.now())
+    assert seen(fabric, "us").owner == "eu"
+    assert not shown_online(fabric, "us")
+
+
+def test_a_later_start_of_the_owner_vouches_for_what_an_earlier_one_said() -> None:
+    fabric, (eu, _) = fabric_of("eu", "us")
+    fabric.mesh()
+    beat(fabric, "eu", register=True)
+    fabric.run(5)
+    kept = type(eu.replica).restore("eu", [record.state() for record in eu.replica.records()], eu.replica.meta())
+    fabric.unlink("eu", "us")
+    fabric.add("eu", kept)
+    fabric.mesh()
+    fabric.run(5)
+    assert kept.generation > eu.replica.generation
+    assert shown_online(fabric, "us")
+
+
+# Owners that can be heard, directly or through anybody
+
+
+def test_an_owner_that_cannot_be_heard_makes_nobody_offline_nor_online() -> None:
+    fabric, _ = fabric_of("eu", "us")
+    fabric.mesh()
+    beat(fabric, "eu", register=True)
+    fabric.run(5)
+    fabric.unlink("eu", "us")
+    assert fabric.run(15, until=lambda: not seen(fabric, "us").reachable)
+    standing = seen(fabric, "us")
+    assert standing.judgement == b"online", "its owner's last word, marked as unreachable"
+    assert 10 < standing.as_of_s < 12
+
+
+def test_marks_are_relayed_and_grow_old_on_the_way() -> None:
+    fabric, (_, us, _) = fabric_of("eu", "us", "as")
+    fabric.link("eu", "as")
+    fabric.link("as", "us")
+    beat(fabric, "eu", register=True)
+    fabric.run(8)
+    assert us.reachable("eu", fabric.now())
+    assert shown_online(fabric, "us")
+    fabric.unlink("eu", "as")
+    fabric.run(15)
+    assert us.reachable("as", fabric.now())
+    assert not us.reachable("eu", fabric.now()), "the relay's own marks are not its"
+
+
+def test_who_fails_over_is_online_again_everywhere() -> None:
+    fabric, _ = fabric_of("eu", "us", "as")
+    fabric.mesh()
+    beat(fabric, "eu", register=True)
+    fabric.run(5)
+    for other in ("us", "as"):
+        fabric.unlink("eu", other)
+    fabric.run(15)
+    assert not shown_online(fabric, "as")
+    beat(fabric, "us")
+    assert fabric.run(5, until=lambda: shown_online(fabric, "as"))
+    assert seen(fabric, "as").owner == "us"
+
+
+# Single messages
+
+
+def heard(engine: Engine, *marks: Watermark, at_s: float, sent_s: float | None = None) -> None:
+    now = Now(at_s, 0)
+    engine.receive("us", Watermarks(0, int((sent_s if sent_s is not None else at_s) * 1000), marks), now)
+
+
+@pytest.fixture
+def eu() -> Engine:
+    """It knows one peer, whose clock runs with its own."""
+    fabric, (engine, _) = fabric_of("eu", "us")
+    fabric.link("eu", "us")
+    fabric.run(3)
+    return engine
+
+
+def own_start(engine: Engine) -> int:
+    return engine.links["us"].generation
+
+
+@pytest.mark.parametrize(
+    ("at_s", "sent_s", "age_ms", "reachable"),
+    [
+        (100.0, 100.0, 0, True),
+        (100.0, 100.0, 9_000, True),
+        (100.0, 100.0, 11_000, False),  # it says itself that it is old
+        (100.0, 95.0, 0, True),
+        (100.0, 88.0, 0, False),  # it waited in a buffer for twelve seconds
+        (100.0, 95.0, 6_000, False),  # both
+    ],
+)
+def test_how_old_a_mark_is(eu: Engine, at_s: float, sent_s: float, age_ms: int, reachable: bool) -> None:
+    heard(eu, Watermark("us", own_start(eu), (), age_ms), at_s=at_s, sent_s=sent_s)
+    assert eu.reachable("us", Now(at_s, 0)) is reachable
+
+
+def test_an_older_mark_takes_nothing_back(eu: Engine) -> None:
+    heard(eu, Watermark("us", own_start(eu), (), 0), at_s=100.0)
+    heard(eu, Watermark("us", own_start(eu), (), 50_000), at_s=101.0)
+    assert eu.reachable("us", Now(101.0, 0))
+
+
+def test_a_mark_of_a_start_that_is_over_says_nothing(eu: Engine) -> None:
+    heard(eu, Watermark("us", own_start(eu) - 1, (), 0), at_s=100.0)
+    assert not eu.reachable("us", Now(100.0, 0))
+
+
+def test_what_others_say_of_us_is_not_listened_to(eu: Engine) -> None:
+    heard(eu, Watermark("us", own_start(eu), (), 0), Watermark("eu", 2**60, (), 0), at_s=100.0)
+    assert "eu" not in eu._liveness.owners()
+
+
+def test_a_mark_too_old_for_anything_is_not_kept_nor_relayed(eu: Engine) -> None:
+    week_ms = int(eu.config.eviction_s * 1000)
+    heard(eu, Watermark("us", own_start(eu), (), 0), Watermark("xx", 1, (), week_ms + 1_000), at_s=100.0)
+    assert "xx" not in eu._liveness.owners()
+
+
+def test_owners_that_a_peer_invents_are_few(eu: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(liveness_module, "MAX_OWNERS", 10)
+    first = Watermark("us", own_start(eu), (), 0)
+    heard(eu, first, *(Watermark(f"x{number}", 1, (), 0) for number in range(100)), at_s=100.0)
+    assert len(list(eu._liveness.owners())) == 10
+    assert len(eu.links["us"].marks_sent) <= 11
+    eu.receive("us", first_push_of(eu, "late"), Now(100.0, 0))
+    heard(eu, first, Watermark("late", 1, (), 0), at_s=101.0)
+    assert eu.reachable("late", Now(101.0, 0)), "who is in the roster has its place"
+
+
+def first_push_of(engine: Engine, name: str) -> Push:
+    item = Item(f"r:{name}", 1, 0, SectionKind.SPEC, Section(1, name, 0, b"", 1, 1))
+    return Push(1, (Segment((name, 1), 0, 1, (Entry(1, item),)),))
+
+
+# Measurements
+
+
+def test_measurements_travel_and_say_nothing_of_liveness() -> None:
+    fabric, (_, us) = fabric_of("eu", "us")
+    fabric.mesh()
+    beat(fabric, "eu", register=True)
+    fabric.run(5)
+    fabric.drop = lambda src, dst, message: isinstance(message, Watermarks)
+    fabric.run(15)
+    beat(fabric, "eu")
+    record = us.replica.get(NODE)
+    assert record is not None
+    assert fabric.run(5, until=lambda: record.metrics == b"m")
+    assert not shown_online(fabric, "us")
+
+
+def test_measurements_that_say_nothing_new_do_not_travel() -> None:
+    fabric, _ = fabric_of("eu", "us")
+    fabric.mesh()
+    beat(fabric, "eu", register=True)
+    for _ in range(10):
+        beat(fabric, "eu")
+        fabric.run(2)
+    assert fabric.kinds["Beats"] == 1
+
+
+@pytest.mark.parametrize(
+    ("metrics", "age_ms", "seq_offset", "kept"),
+    [
+        (b"new", 0, 0, b"new"),
+        (b"old", 50_000, 0, b"m"),  # older than what is held
+        (b"ancient", 10**12, 0, b"m"),
+        (b"other", 0, 5, b"m"),  # of a judgement that is not known here
+    ],
+)
+def test_the_newest_measurement_stays(metrics: bytes, age_ms: int, seq_offset: int, kept: bytes) -> None:
+    fabric, (eu, us) = fabric_of("eu", "us")
+    fabric.mesh()
+    beat(fabric, "eu", register=True)
+    beat(fabric, "eu")
+    fabric.run(20)
+    record = us.replica.get(NODE)
+    assert record is not None
+    assert record.judgement is not None
+    assert record.metrics == b"m"
+    message = Beats(eu.replica.chain, (Beat(record.judgement.seq + seq_offset, age_ms, metrics),))
+    us.receive("eu", message, fabric.now())
+    assert record.metrics == kept
