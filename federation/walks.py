@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import IntEnum
 
-from federation.clock import Now, Vector, covers, raise_to
+from federation.clock import Dot, Now, Vector, covers, raise_to
 from federation.core import Core, Link
 from federation.digest import BUCKETS, differing, group_of
 from federation.intake import Intake
@@ -57,6 +57,7 @@ class _Walk:
     listings: dict[int, dict[str, int]] = field(default_factory=dict)  # of the buckets that were asked for
     parts: dict[int, int] = field(default_factory=dict)  # and the next part of each
     wanted: list[str] = field(default_factory=list)
+    births: dict[str, Dot | None] = field(default_factory=dict)  # of records that a Want brings, in several frames
     repair_index: int = 0
     closing_id: int = 0
 
@@ -114,7 +115,7 @@ class Walks:
         """The other side's sums of a level."""
         if message.top:
             raise_to(link.vector, message.vector)
-            link.floor, link.life_floor = message.floor, max(link.life_floor, message.life_floor)
+            link.floor, link.life_floor = dict(message.floor), max(link.life_floor, message.life_floor)
         walk = self._walk
         if walk is None or walk.peer != link.peer:
             return
@@ -160,6 +161,7 @@ class Walks:
         whole = self._intake.items(self._not_collected(message.items, walk), now, repairing=True)
         walk.whole = walk.whole and whole
         if message.last:
+            walk.births = {}
             self._go_on(link, walk)
 
     def _of(self, link: Link, walk_id: int, now: Now) -> _Walk | None:
@@ -244,14 +246,14 @@ class Walks:
         if not walk.theirs_stale:
             return list(items)
         replica = self._core.replica
-        births = {
+        walk.births |= {
             item.key: birth_of(item.section, is_spec=item.kind == SectionKind.SPEC)
             for item in items
             if item.kind in (SectionKind.SPEC, SectionKind.END)
         }
         kept = []
         for item in items:
-            birth = births.get(item.key)
+            birth = walk.births.get(item.key)
             seen = birth is not None and covers(walk.our_position, birth)
             if replica.get(item.key) is not None or not seen:
                 kept.append(item)

@@ -249,6 +249,15 @@ TABLE: dict[str, Row] = {
         State(1, spec=section(1, "b")),
         "the greater origin",
     ),
+    "an earlier stamp of a greater origin": Row(
+        State(1, spec=section(2, "a")), State(1, spec=section(1, "b")), State(1, spec=section(2, "a")), "stamps first"
+    ),
+    "an earlier epoch of a greater origin": Row(
+        State(1, judgement=section(2, "a")),
+        State(1, judgement=section(1, "b", minor=9)),
+        State(1, judgement=section(2, "a")),
+        "the epoch first",
+    ),
     "one stamp, one origin, two payloads": Row(
         State(1, spec=section(payload=b"x")),
         State(1, spec=section(payload=b"y")),
