@@ -111,7 +111,10 @@ def test_grouping_of_items_does_not_matter(written: list[Item], data: st.DataObj
 
 
 @given(RECORDS, RECORDS)
-@example(joined([Item(KEY, 1, 0, 0, section(payload=b"\0-"))]), joined([Item(KEY, 1, 0, 0, section(payload=b"\0--"))]))
+@example(  # what one payload says, the other says in two sections
+    joined([Item(KEY, 1, 0, 0, section(payload=b"\x001 a 0 1 1  x"))]),
+    joined([Item(KEY, 1, 0, 0, section(payload=b"")), Item(KEY, 1, 0, 1, section(payload=b"x\0-"))]),
+)
 def test_equal_states_and_only_they_have_equal_fingerprints(a: Record, b: Record) -> None:
     for one, other in ((a, b), (a, join(a))):
         assert (fingerprint(one, b"") == fingerprint(other, b"")) == (one.state() == other.state())
@@ -123,6 +126,14 @@ def test_every_part_of_a_section_is_in_the_fingerprint(held: Section, name: str,
     other = held._replace(**{name: getattr(data.draw(SECTIONS), name)})
     one, two = (joined([Item(KEY, 1, 0, SectionKind.SPEC, spec)]) for spec in (held, other))
     assert (fingerprint(one, b"") == fingerprint(two, b"")) == (held == other)
+
+
+def test_what_a_section_belongs_to_is_in_the_fingerprint() -> None:
+    named = [
+        Item(key, life, incarnation, kind, section())
+        for key in ("n:a", "n:b") for life in (1, 3) for incarnation in (0, 1) for kind in SectionKind
+    ]  # fmt: skip
+    assert len({fingerprint(joined([item], key=item.key), b"") for item in named}) == len(named)
 
 
 def test_a_birth_has_one_fingerprint_before_and_after_its_journey() -> None:
