@@ -67,13 +67,15 @@ def test_tombstones_and_roster_are_what_the_records_say(written: list[Item]) -> 
     }
 
 
-def test_a_restored_log_is_whole_from_its_position_on() -> None:
+@pytest.mark.parametrize("origin", ["a", "z"], ids=["another's", "our own, of the start before"])
+def test_a_restored_log_is_whole_from_its_position_on(origin: str) -> None:
     replica = Replica("z")
+    replica.generation = 1
     for seq in (1, 3):
-        replica.apply(Item(f"n:{seq}", 1, 0, SPEC, section(seq=seq)))
-    replica.vector = {("a", 1): 2}
+        replica.apply(Item(f"n:{seq}", 1, 0, SPEC, section(origin=origin, seq=seq)))
+    replica.vector = {(origin, 1): 2}
     again = Replica.restore("z", [record.state() for record in replica.records()], replica.meta())
-    assert again.log(("a", 1)).whole_after == 2, "what the store had of it before may have been replaced"
+    assert again.log((origin, 1)).whole_after == 2, "what the store had of it before may have been replaced"
 
 
 # A generation a start
