@@ -79,13 +79,13 @@ class Drains:
             self._incoming = None
 
     def tick(self, now: Now) -> None:
-        """Ask the registry that has most of what we have been lacking for a while."""
+        """Ask for what we have been lacking for a while."""
         config = self._core.config
         if self._incoming is not None:
             if now.mono_s - self._incoming.progress_s < config.pull_timeout_s:
                 return
             self._abandon(now)
-        if len(self._intake.holds):
+        if self._intake.holding(now):
             return  # no claim would be believed: walks are for that, which send only what differs
         best: Link | None = None
         best_lack = 0

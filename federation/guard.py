@@ -11,8 +11,9 @@ from enum import Enum
 
 from federation.clock import Chain, Now, Vector, hlc_of, wall_ms_of
 from federation.core import Core
-from federation.record import REGISTRY_PREFIX, Item, Section, SectionKind
+from federation.record import REGISTRY_PREFIX, Item, Record, Section, SectionKind
 
+MAX_HELD = 1_024  # chains: ten times the registries planned for
 _END, _JUDGEMENT = SectionKind.END, SectionKind.JUDGEMENT
 
 
@@ -61,6 +62,9 @@ class Guard:
         if section.seq < 1:
             self._core.alert("malformed", f"{item.key}: {section.origin} wrote at no position")
             return Verdict.REFUSED  # positions begin at 1: everybody would seem to have seen it
+        if item.life % 2 == 0 and item.kind != _END:
+            self._core.alert("malformed", f"{item.key}: {section.origin} wrote into a life that is over")
+            return Verdict.REFUSED  # it would delete without saying so, and never be collected
         stamp = max(section.major, section.minor)
         if stamp > limits[0] and item.kind != _END:
             ahead_s = (wall_ms_of(stamp) - wall_ms_of(limits[0])) / 1000
@@ -70,7 +74,7 @@ class Guard:
         if section.origin == self._core.me and self._is_forged(section):
             self._core.alert("forged", f"{item.key}: somebody speaks in our name")
             return Verdict.REFUSED
-        if item.kind in (_END, _JUDGEMENT) and self._is_destructive(item, now) and not self._allowed(item, now):
+        if self._is_destructive(item, now) and not self._allowed(item, now):
             self._core.alert("quarantined", f"{section.origin} deletes or takes over more than its share a minute")
             return Verdict.HELD
         return Verdict.ADMITTED
@@ -80,16 +84,18 @@ class Guard:
         return section.generation == replica.generation and section.seq >= replica.next_seq
 
     def _is_destructive(self, item: Item, now: Now) -> bool:
-        """A deletion of what exists here, or a node taken from an owner that is still there."""
+        """A deletion of what exists here, or a node taken from an owner that is still there: by a word on
+        it, or by anything of a later life or incarnation, which leaves nothing of what the owner said."""
         record = self._core.replica.get(item.key)
-        if record is None or record.life % 2 == 0 or item.life < record.life:
+        if record is None or record.deleted:
             return False
-        if item.kind == _END:
-            return item.life % 2 == 0
-        held = record.judgement
-        if held is None or held.origin == item.section.origin or item.section <= held:
+        replaces = (item.life, item.incarnation) > (record.life, record.incarnation)
+        if replaces and item.life % 2 == 0:
+            return True
+        owned = record.judgement or (record.spec if replaces else None)
+        if owned is None or owned.origin == item.section.origin or not (replaces or _overrules(record, item)):
             return False
-        return held.origin == self._core.me or self.reachable(held.origin, now)
+        return owned.origin == self._core.me or self.reachable(owned.origin, now)
 
     def _allowed(self, item: Item, now: Now) -> bool:
         config = self._core.config
@@ -101,24 +107,40 @@ class Guard:
         return allowance.take(capacity, now.mono_s)
 
 
+def _overrules(record: Record, item: Item) -> bool:
+    """Whether it is a word on the record that wins over the one that stands, in the same life."""
+    held = record.judgement
+    same = (item.life, item.incarnation) == (record.life, record.incarnation)
+    return item.kind == _JUDGEMENT and same and held is not None and item.section > held
+
+
 class Holds:
-    """Positions that must not be passed. A hold ends when everything up to it has been given again."""
+    """Positions that must not be passed. A hold ends when everything up to it has been given again, or when
+    nobody has offered again for long what was held: a peer may have invented it, and is gone. What comes
+    after all is judged anew."""
 
     def __init__(self) -> None:
-        self._held: dict[Chain, int] = {}
+        self._held: dict[Chain, tuple[int, float]] = {}  # the least position, and when it was last offered
 
-    def hold(self, chain: Chain, seq: int) -> None:
+    def hold(self, chain: Chain, seq: int, now_s: float) -> None:
         """Stop the chain before this position."""
-        self._held[chain] = min(seq, self._held.get(chain, seq))
+        held = self._held.pop(chain, None)
+        if len(self._held) >= MAX_HELD:
+            del self._held[next(iter(self._held))]
+        self._held[chain] = min(seq, held[0]) if held is not None else seq, now_s
 
     def limit(self, chain: Chain, seq: int) -> int:
         """How far a claim of `seq` may be believed."""
         held = self._held.get(chain)
-        return seq if held is None else min(seq, held - 1)
+        return seq if held is None else min(seq, held[0] - 1)
 
     def __len__(self) -> int:
         return len(self._held)
 
     def given(self, vector: Vector) -> None:
         """Everything up to there was given, and nothing of it held."""
-        self._held = {chain: seq for chain, seq in self._held.items() if seq > vector.get(chain, 0)}
+        self._held = {chain: held for chain, held in self._held.items() if held[0] > vector.get(chain, 0)}
+
+    def expire(self, before_s: float) -> None:
+        """End what was last offered before that moment."""
+        self._held = {chain: held for chain, held in self._held.items() if held[1] >= before_s}

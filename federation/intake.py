@@ -10,6 +10,7 @@ from federation.record import MAX_LIFE_FLOOR, Item, Record
 
 MAX_PENDING = 32  # a chain; what is forgotten is pulled
 MAX_PENDING_CHAINS = 1_024  # ten times the registries planned for
+HOLD_RETRIES = 4  # without an offer of what is held, until it is held no more
 OWN_CHAINS = 64  # places in the vector that nobody else's chains take
 
 
@@ -34,7 +35,7 @@ class Intake:
             verdict = self._guard.judge(item, limits, now)
             if verdict is Verdict.HELD:
                 section, whole = item.section, False
-                self.holds.hold((section.origin, section.generation), section.seq)
+                self.holds.hold((section.origin, section.generation), section.seq, now.mono_s)
             elif verdict is Verdict.ADMITTED:
                 record = self._core.replica.apply(item, repairing=repairing)
                 if record is not None:
@@ -53,7 +54,7 @@ class Intake:
         for seq, item in segment.entries:
             verdict = self._guard.judge(item, limits, now)
             if verdict is Verdict.HELD:
-                self.holds.hold(chain, seq)
+                self.holds.hold(chain, seq, now.mono_s)
                 upto = min(upto, seq - 1)
             elif verdict is Verdict.ADMITTED:
                 record = replica.apply(item)
@@ -90,6 +91,11 @@ class Intake:
 
     def lacking(self, link: Link) -> Vector:
         """What it has announced and we have not."""
+    def holding(self, now: Now) -> bool:
+        """Whether something is held that is still being offered."""
+        self.holds.expire(now.mono_s - HOLD_RETRIES * self._core.config.hold_retry_s)
+        return len(self.holds) > 0
+
         vector, own = self._core.replica.vector, self._core.replica.chain
         return {chain: seq for chain, seq in link.vector.items() if seq > vector.get(chain, 0) and chain != own}
 

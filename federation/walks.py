@@ -91,7 +91,7 @@ class Walks:
             others = [link for link in stale if link.peer != self._resynced_with]
             self.begin(rng.choice(others or stale), now, bounded=False)
             self._resynced_with = self._walk.peer if self._walk else None
-        elif links and len(self._intake.holds) and now.mono_s >= self._retry_s:
+        elif links and self._intake.holding(now) and now.mono_s >= self._retry_s:
             self._retry_s = now.mono_s + config.hold_retry_s * (0.75 + rng.random() / 2)
             self.begin(max(links, key=lambda link: len(self._intake.lacking(link))), now, bounded=False)
         elif links and now.mono_s >= self._due_s:

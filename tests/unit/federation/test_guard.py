@@ -4,6 +4,7 @@ from random import Random
 
 import pytest
 
+from federation import guard as guard_module
 from federation.clock import HLC_MAX, Now, hlc_of
 from federation.config import Config
 from federation.core import Core
@@ -83,11 +84,19 @@ def test_names(case: str) -> None:
     assert judged(guarded(), Item("n:a", 1, 0, SPEC, written))[0] is verdict
 
 
+@pytest.mark.parametrize("kind", SectionKind)
+def test_a_life_that_is_over_says_only_that(kind: SectionKind) -> None:
+    """Anything else of an even life would delete what stands, uncounted, and could never be collected."""
+    verdict, told = judged(guarded(burst=100), Item("n:a", 2, 0, kind, section(9, "a")))
+    assert (verdict, told) == ((ADMITTED, set()) if kind is END else (REFUSED, {"malformed"}))
+
+
 # What destroys is rationed
 
 OURS = Item("n:a", 1, 0, JUDGEMENT, section(5, "me"))
 THEIRS = Item("n:a", 1, 0, JUDGEMENT, section(5, "b"))
 TOMBSTONE = Item("n:a", 2, 0, END, section(5, "b"))
+KEYED = Item("n:a", 1, 0, SPEC, section(5, "b"))
 DELETION = Item("n:a", 2, 0, END, section(9, "a"))
 TAKEOVER = Item("n:a", 1, 0, JUDGEMENT, section(9, "a"))
 
@@ -104,6 +113,19 @@ RATIONED: dict[str, tuple[Item | None, Item, tuple[str, ...], bool]] = {
     "a takeover that comes too late": (OURS, TAKEOVER._replace(section=section(4, "a")), (), False),
     "an owner's own later word": (THEIRS, Item("n:a", 1, 0, JUDGEMENT, section(9, "b")), ("b",), False),
     "a registration": (OURS, Item("n:a", 1, 0, SPEC, section(9, "a")), (), False),
+    # A later life or incarnation leaves nothing of what stood, whatever part of it comes first
+    "a registration of a later life": (OURS, Item("n:a", 3, 0, SPEC, section(1, "a")), (), True),
+    "a registration of a greater incarnation": (OURS, Item("n:a", 1, 1, SPEC, section(1, "a")), (), True),
+    "an intent of a later life": (OURS, Item("n:a", 3, 0, INTENT, section(1, "a")), (), True),
+    "a word of a later life, of any epoch": (OURS, Item("n:a", 3, 0, JUDGEMENT, section(1, "a")), (), True),
+    "a revocation of a greater incarnation": (OURS, Item("n:a", 1, 1, END, section(1, "a")), (), True),
+    "a later life, from an owner that can be heard": (THEIRS, Item("n:a", 3, 0, SPEC, section(1, "a")), ("b",), True),
+    "a later life, from an owner that cannot": (THEIRS, Item("n:a", 3, 0, SPEC, section(1, "a")), (), False),
+    "an owner's own later life": (THEIRS, Item("n:a", 3, 0, SPEC, section(1, "b")), ("b",), False),
+    "a word on what has no owner yet": (KEYED, TAKEOVER, ("b",), False),
+    "a greater incarnation of what has no owner": (KEYED, Item("n:a", 1, 1, SPEC, section(9, "a")), ("b",), True),
+    "a word of a smaller incarnation": (OURS._replace(incarnation=1), TAKEOVER, (), False),
+    "a registration after a deletion": (TOMBSTONE, Item("n:a", 3, 0, SPEC, section(9, "a")), ("b",), False),
 }
 
 
@@ -167,11 +189,31 @@ def test_no_position_passes_a_hold_until_everything_was_given_again() -> None:
     chain, other = ("a", 1), ("b", 1)
     holds = Holds()
     assert holds.limit(chain, 9) == 9
-    holds.hold(chain, 7)
-    holds.hold(chain, 5)
-    holds.hold(chain, 6)
+    holds.hold(chain, 7, 0.0)
+    holds.hold(chain, 5, 0.0)
+    holds.hold(chain, 6, 0.0)
     assert (holds.limit(chain, 9), holds.limit(chain, 3), holds.limit(other, 9)) == (4, 3, 9)
     holds.given({chain: 4, other: 9})
     assert len(holds) == 1
     holds.given({chain: 5})
     assert (len(holds), holds.limit(chain, 9)) == (0, 9)
+
+
+def test_a_hold_ends_that_nobody_renews() -> None:
+    chain, other = ("a", 1), ("b", 1)
+    holds = Holds()
+    holds.hold(chain, 5, 100.0)
+    holds.hold(other, 5, 100.0)
+    holds.hold(other, 7, 200.0)
+    holds.expire(101.0)
+    assert (holds.limit(chain, 9), holds.limit(other, 9)) == (9, 4), "what was renewed begins where it did"
+
+
+def test_holds_that_a_peer_invents_are_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guard_module, "MAX_HELD", 10)
+    holds = Holds()
+    for generation in range(100):
+        holds.hold(("a", generation), 5, 0.0)
+        holds.hold(("a", 0), 5, 0.0)
+    assert len(holds) == 10
+    assert holds.limit(("a", 0), 9) == 4, "what is offered again stays longest"

@@ -122,11 +122,25 @@ def test_a_claim_joins_what_came_early_and_is_told_on() -> None:
 
 def test_a_claim_that_gives_what_was_held_ends_the_hold() -> None:
     intake = taking()
-    intake.holds.hold(CHAIN, 3)
+    intake.holds.hold(CHAIN, 3, NOW.mono_s)
     intake.segment(segment(0, 5), NOW, believed=True)
     assert position(intake) == 2
     intake.claim({CHAIN: 5})
     assert position(intake) == 5
+
+
+def test_what_nobody_offers_any_more_is_not_held_for_ever() -> None:
+    """A peer that invented it has gone. While something is held, drains are not asked for."""
+    intake = taking(burst=0)
+    intake._core.replica.apply(Item("n:1", 1, 0, SPEC, section(origin="b")))
+    offered = [Item("n:1", 2, 0, END, section(generation=generation)) for generation in (7, 8)]
+    later = [NOW._replace(mono_s=NOW.mono_s + seconds) for seconds in (0, 60, 150, 210)]
+    assert not intake.items(offered, later[0])
+    assert intake.holding(later[1])
+    assert not intake.items(offered[1:], later[1])
+    assert intake.holding(later[2])
+    assert len(intake.holds) == 1
+    assert not intake.holding(later[3])
 
 
 def test_every_position_has_an_entry_also_where_something_else_stands() -> None:
