@@ -55,7 +55,7 @@ class Drains:
         self._not_before_s = 0.0
         self._next_id = core.rng.getrandbits(31)
         self.on_lack: Callable[[Link, set[str]], None] = lambda link, origins: None
-        self.completed = False  # whether we have ever caught up with anybody
+        self._fruitless: str | None = None  # who did not answer the last time, or left us lacking
         core.replica.on_replaced = self._replaced
 
     @property
@@ -87,14 +87,20 @@ class Drains:
             self._abandon(now)
         if self._intake.holding(now):
             return  # no claim would be believed: walks are for that, which send only what differs
-        best: Link | None = None
-        best_lack = 0
+        lacks: dict[str, int] = {}
         for link in self._core.greeted():
             lack = self._long_lacking(link, now)
-            if lack > best_lack and not self._core.am_stale(link) and not self._core.is_stale(link):
-                best, best_lack = link, lack
-        if best is not None and now.mono_s >= self._not_before_s:
-            self._pull(best, now)
+            if self._core.am_stale(link) or self._core.is_stale(link):
+                continue
+            lacks[link.peer] = lack
+            self._intake.caught_up = self._intake.caught_up or not self._intake.lacking(link)
+        self._ask({peer: lack for peer, lack in lacks.items() if lack}, now)
+
+    def _ask(self, lacks: dict[str, int], now: Now) -> None:
+        """Pull from who has most. Who was of no use the last time comes last: it may claim anything."""
+        if lacks and now.mono_s >= self._not_before_s:
+            best = max(lacks, key=lambda peer: (peer != self._fruitless, lacks[peer]))
+            self._pull(self._core.links[best], now)
 
     def _long_lacking(self, link: Link, now: Now) -> int:
         """How many writes it has had for longer than the grace and we still have not."""
@@ -113,6 +119,7 @@ class Drains:
         self._core.send(link, Pull(self._next_id, dict(self._core.replica.vector)))
 
     def _abandon(self, now: Now) -> None:
+        self._fruitless = self._incoming.peer if self._incoming is not None else None
         self._incoming = None
         self._not_before_s = now.mono_s + _BACKOFF_S * (0.5 + self._core.rng.random())
 
@@ -134,7 +141,7 @@ class Drains:
             self._incoming = None
             if incoming.whole and not self._core.am_stale(link):
                 self._intake.claim(drain.claim)
-                self.completed = True
+            self._fruitless = link.peer if self._intake.lacking(link) else None
 
     # giving
 

@@ -186,7 +186,7 @@ class Engine:
     @property
     def caught_up(self) -> bool:
         """Whether we have had everything that some peer had, since we started."""
-        return self._drains.completed
+        return self._intake.caught_up
 
     @property
     def links(self) -> Mapping[str, Link]:

@@ -21,6 +21,7 @@ class Intake:
         self._core = core
         self._guard = guard
         self.holds = Holds()
+        self.caught_up = False  # whether we have had everything that some peer had
         self.on_advanced: Callable[[Chain], None] = lambda chain: None
         self.on_claimed: Callable[[], None] = lambda: None
         self._pending: dict[Chain, list[tuple[int, int]]] = {}  # complete intervals that begin beyond our position
@@ -69,6 +70,7 @@ class Intake:
         """Everything up to `vector` has been given to us, in one unbroken piece, and nothing of it held."""
         replica = self._core.replica
         self.holds.given(vector)
+        self.caught_up = self.caught_up or bool(vector)
         news = [(c, seq) for c, seq in vector.items() if seq > replica.vector.get(c, 0) and c != replica.chain]
         for chain, seq in news:
             if not self._has_room(chain):
@@ -89,13 +91,13 @@ class Intake:
         replica.life_floor = max(replica.life_floor, min(life_floor, MAX_LIFE_FLOOR))
         self._core.stored_meta()
 
-    def lacking(self, link: Link) -> Vector:
-        """What it has announced and we have not."""
     def holding(self, now: Now) -> bool:
         """Whether something is held that is still being offered."""
         self.holds.expire(now.mono_s - HOLD_RETRIES * self._core.config.hold_retry_s)
         return len(self.holds) > 0
 
+    def lacking(self, link: Link) -> Vector:
+        """What it has announced and we have not."""
         vector, own = self._core.replica.vector, self._core.replica.chain
         return {chain: seq for chain, seq in link.vector.items() if seq > vector.get(chain, 0) and chain != own}
 

@@ -1,7 +1,9 @@
 """Catching up by position, where something goes on meanwhile or a chunk is lost."""
 
+import pytest
+
 from federation.engine import Engine
-from federation.messages import Drain, Message, Push
+from federation.messages import Drain, Hello, Message, Push
 from tests.support.fabric import Fabric
 
 NODES = 12
@@ -63,3 +65,31 @@ def test_a_newer_request_ends_the_older_drain() -> None:
     fabric.link("eu", "us")
     assert fabric.run(60, until=fabric.equal)
     assert held(us) == NODES
+
+
+def test_who_never_answers_does_not_keep_us_from_asking_others() -> None:
+    """It says that it has most of all, and is frozen, or lies."""
+    fabric, eu, us = apart()
+    us.connected("as", fabric.now())
+    boast = Hello("as", 1, {("x", 1): 10**9}, {}, 0, (), 0)
+    us.receive("as", boast, fabric.now())
+    fabric.run(3)
+    fabric.drop = lambda src, dst, message: isinstance(message, Push)
+    fabric.link("eu", "us")
+    assert fabric.run(30, until=lambda: us.replica.vector.get(eu.replica.chain, 0) > 0)
+    assert held(us) == NODES
+
+
+@pytest.mark.parametrize("way", ["drain", "walk", "nothing lacking"])
+def test_it_has_caught_up_once_it_had_what_some_peer_had(way: str) -> None:
+    fabric, eu, us = apart()
+    if way == "walk":  # something was collected: a newcomer begins with a walk
+        eu.replica.floor = {eu.replica.chain: 1}
+    if way == "nothing lacking":
+        us.replica.vector.update(eu.replica.vector)
+    fabric.run(1)
+    assert not us.caught_up, "it has heard nobody"
+    fabric.link("eu", "us")
+    assert not us.caught_up
+    assert fabric.run(30, until=lambda: us.caught_up)
+    assert way == "nothing lacking" or held(us) == NODES

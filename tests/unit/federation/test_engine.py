@@ -22,11 +22,11 @@ def now(second: float = 0) -> Now:
     return Now(1000 + second, START_MS + int(second * 1000))
 
 
-def started(*held: Item, advert: bytes = b"me") -> Engine:
+def started(*held: Item, **config: float) -> Engine:
     replica = Replica("me")
     for item in held:
         replica.apply(item)
-    return Engine(Config("me", advert=advert), replica, Random(1), now())
+    return Engine(Config("me", b"me", **config), replica, Random(1), now())
 
 
 def hello(peer: str = "p", generation: int = 7, vector: Vector | None = None, wall_ms: int = START_MS) -> Hello:
@@ -192,11 +192,12 @@ def test_who_is_deleted_from_the_roster_and_is_there_enrols_again() -> None:
     ],
 )
 def test_what_others_write_into_its_entry_does_not_stop_it(written: Item) -> None:
-    engine = started()
+    engine = started(tombstone_min_age_s=30)
     engine.register("n:a", b"x", now(), incarnation=1, judgement=b"online")
-    engine.delete("n:a", b"gone", now())
+    engine.tick(now(4))
+    engine.delete("n:a", b"gone", now(4))
     engine.replica.apply(written)
-    for second in (50, 3_700, 7_400):
+    for second in range(5, 65):
         engine.tick(now(second))
     assert entry_of(engine) == b"me"
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from federation.clock import Vector, pack_vector
+from federation.clock import Vector, pack_vector, unpack_vector
 from federation.config import Config
 from federation.engine import Engine
 from federation.messages import Entry, Hello, Push, Segment, Watermark, Watermarks
@@ -205,6 +205,27 @@ def test_acknowledging_ends_once_it_is_collected() -> None:
     assert lives(fabric) == [0, 0]
     fabric.run(300)
     assert (eu.replica.next_seq, us.replica.next_seq) == seqs, before
+
+
+def test_what_was_collected_elsewhere_is_acknowledged_for_who_still_waits() -> None:
+    """It became current by a walk, and has never held the tombstone."""
+    fabric, (eu,) = fabric_of("eu")
+    eu.replica.vector["x", 1], eu.replica.floor["x", 1] = 5, 4
+    fabric.run(10)
+    record = eu.replica.get("r:eu")
+    assert record is not None
+    assert record.judgement is not None
+    assert unpack_vector(record.judgement.payload)["x", 1] == 5
+
+
+def test_what_is_collected_is_kept_in_no_store() -> None:
+    fabric, _ = fabric_of("eu")
+    register(fabric, "eu")
+    delete(fabric, "eu")
+    stored: list[tuple[str, str]] = []
+    fabric.on_store = lambda name, key: stored.append((name, key))
+    assert fabric.run(120, until=lambda: lives(fabric) == [0])
+    assert ("eu", NODE) in stored
 
 
 def test_it_is_collected_no_faster_than_asked_for() -> None:
