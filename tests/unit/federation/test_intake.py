@@ -120,6 +120,14 @@ def test_a_claim_joins_what_came_early_and_is_told_on() -> None:
     assert claimed == [True], "nothing new"
 
 
+def test_who_was_given_everything_that_somebody_had_has_caught_up() -> None:
+    intake = taking()
+    intake.claim({})
+    assert not intake.caught_up, "a drain that stands for nothing"
+    intake.claim({CHAIN: 5})
+    assert intake.caught_up
+
+
 def test_a_claim_that_gives_what_was_held_ends_the_hold() -> None:
     intake = taking()
     intake.holds.hold(CHAIN, 3, NOW.mono_s)

@@ -248,7 +248,8 @@ def test_a_listing_with_a_part_missing_buries_nothing(lost: bool, monkeypatch: p
 def test_a_repair_in_several_frames_brings_back_no_part_of_what_was_collected() -> None:
     """The registration is in one frame, and what was written to it in others."""
     word = Item(NODE, 1, 0, JUDGEMENT, section(5, "x", payload=b"online" * 99, seq=1))
-    stale = holding("eu", LIVING, word, position=2)
+    own = Item("n:own", 1, 0, SPEC, section(5, "y", seq=1))
+    stale = holding("eu", LIVING, word, own, position=2)
     fabric, us, eu = met(holding("us", position=3, floor=3), stale, frame_items=1)
     offered: list[Message] = []
 
@@ -260,9 +261,10 @@ def test_a_repair_in_several_frames_brings_back_no_part_of_what_was_collected() 
     fabric.drop = drop
     us._walks.begin(us.links["eu"], fabric.now(), bounded=False)
     fabric.perform("us", us.tick(fabric.now()))
-    assert fabric.run(30, until=lambda: len(offered) >= 2)
+    assert fabric.run(30, until=lambda: len(offered) >= 3)
     fabric.run(2)
     assert us.replica.get(NODE) is None
+    assert us.replica.get("n:own") is not None, "what was never seen here is joined"
     assert life(eu) == 1, "nobody told it"
 
 
