@@ -217,3 +217,5 @@ def test_holds_that_a_peer_invents_are_few(monkeypatch: pytest.MonkeyPatch) -> N
         holds.hold(("a", 0), 5, 0.0)
     assert len(holds) == 10
     assert holds.limit(("a", 0), 9) == 4, "what is offered again stays longest"
+    holds.hold(("a", 99), 5, 0.0)
+    assert len(holds) == 10, "to offer it again displaces nothing"

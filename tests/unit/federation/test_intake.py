@@ -10,9 +10,11 @@ from federation import intake as intake_module
 from federation.clock import Now
 from federation.config import Config
 from federation.core import Core
+from federation.effects import Send
+from federation.engine import Engine
 from federation.guard import Guard
 from federation.intake import MAX_PENDING, Intake
-from federation.messages import Entry, Segment
+from federation.messages import Announce, DigestRequest, Entry, Hello, Pull, Push, Segment
 from federation.record import Item, SectionKind
 from federation.replica import Replica
 from tests.unit.federation.states import section
@@ -71,6 +73,13 @@ def test_what_is_complete_is_reached_in_any_order(intervals: list[list[int]], da
             intake.segment(segment(after, upto), NOW, believed=True)
         reached.add(position(intake))
     assert reached == {complete({seq for after, upto in intervals for seq in range(after + 1, upto + 1)})}
+
+
+def test_several_that_came_early_follow_on_at_once() -> None:
+    intake = taking()
+    for after, upto in ((7, 9), (5, 7), (3, 5), (0, 3)):
+        intake.segment(segment(after, upto), NOW, believed=True)
+    assert position(intake) == 9
 
 
 @given(INTERVALS, st.sets(st.integers(1, LENGTH), min_size=1, max_size=3))
@@ -149,6 +158,25 @@ def test_what_nobody_offers_any_more_is_not_held_for_ever() -> None:
     assert intake.holding(later[2])
     assert len(intake.holds) == 1
     assert not intake.holding(later[3])
+
+
+def test_while_something_is_held_walks_ask_for_it_and_drains_for_nothing() -> None:
+    config = Config("me", destructive_burst=0, digest_interval_s=1e6)
+    engine = Engine(config, Replica("me"), Random(1), NOW)
+    engine.register("n:1", b"x", NOW, incarnation=1, judgement=b"online")
+    engine.connected("a", NOW)
+    engine.receive("a", Hello("a", 1, {}, {}, 0, (), NOW.wall_ms), NOW)
+    deletion = Entry(1, Item("n:1", 2, 1, END, section()))
+    engine.receive("a", Push(1, (Segment(CHAIN, 0, 1, (deletion,)),)), NOW)
+    engine.receive("a", Announce({CHAIN: 1}, {}, 0, ()), NOW)
+    asked: dict[type[object], list[int]] = {Pull: [], DigestRequest: []}
+    for second in range(1, 200):
+        for effect in engine.tick(NOW._replace(mono_s=NOW.mono_s + second)):
+            if isinstance(effect, Send) and type(effect.message) in asked:
+                asked[type(effect.message)].append(second)
+    assert len(asked[DigestRequest]) >= 3
+    ended = intake_module.HOLD_RETRIES * config.hold_retry_s
+    assert asked[DigestRequest][-1] <= ended < asked[Pull][0]
 
 
 def test_every_position_has_an_entry_also_where_something_else_stands() -> None:
