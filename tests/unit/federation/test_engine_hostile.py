@@ -216,4 +216,6 @@ def test_nor_anything_else_that_fits_a_frame(said: list[tuple[str, Message]]) ->
         effects = engine.receive(peer, message, now(second)) + engine.tick(now(second + 0.5))
         for name in PEERS:
             sent(effects, name)
+    before = engine.replica.next_seq
     write_everything(engine, now(len(said)))
+    assert engine.replica.next_seq > before, "it writes on"

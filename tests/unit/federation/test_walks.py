@@ -86,11 +86,12 @@ def test_a_write_that_one_side_missed_is_repaired() -> None:
 
 def test_a_walk_that_is_bounded_repairs_in_several() -> None:
     nodes = [Item(f"n:{number}", 1, 0, SPEC, section(5, "x", seq=number + 1)) for number in range(20)]
-    fabric, us, eu = met(holding("us", position=20), holding("eu", *nodes, position=20), walk_buckets=3)
+    fabric, us, eu = met(holding("us"), holding("eu", *nodes, position=20), walk_buckets=3)
     sizes = set()
 
     def done() -> bool:
-        sizes.add(sum(key.startswith("n:") for key in (record.key for record in us.replica.records())))
+        sizes.add(sum(record.key.startswith("n:") for record in us.replica.records()))
+        assert us.replica.vector.get(ORIGIN, 0) == 0 or max(sizes) == 20, "who looked at a part claims nothing"
         return us.replica.digest.groups() == eu.replica.digest.groups()
 
     assert fabric.run(150, until=done)
@@ -203,6 +204,13 @@ def test_a_whole_walk_claims_the_position_at_its_beginning() -> None:
     fabric, engine, closing = to_the_close({ORIGIN: 2})
     told(fabric, engine, DigestSums(closing.walk_id, {}, True, {ORIGIN: 9}, {ORIGIN: 2}))
     assert engine.replica.vector[ORIGIN] == 4
+
+
+def test_what_others_collected_is_known_from_the_beginning_of_a_walk() -> None:
+    """Others who missed the same deletions cannot bring back what is buried in it."""
+    _, engine, _ = to_the_close({ORIGIN: 2})
+    assert engine.replica.floor == {ORIGIN: 2}
+    assert engine.replica.vector[ORIGIN] == 1
 
 
 def test_nothing_is_claimed_where_something_was_collected_meanwhile() -> None:
