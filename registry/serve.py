@@ -3,7 +3,6 @@
 import asyncio
 import gc
 import signal
-import ssl
 from collections.abc import Callable
 from typing import Any
 
@@ -20,8 +19,9 @@ from registry.lifecycle import Transition
 from registry.metrics import Metrics
 from registry.ports import Store
 from registry.service import Place, SystemClock
-from registry.settings import ADMIN_KEY_HASH, Assignment, ConfigurationError, Settings
+from registry.settings import ADMIN_KEY_HASH, Assignment, Settings
 from registry.store import RedisStore
+from registry.tls import server_context
 
 DRAIN_S = 2.0  # of the 5 s that a stop may take; a frozen store holds a call for less
 CUT_S = 0.2  # for handlers to see that they are cancelled
@@ -85,7 +85,7 @@ async def _serve(
     app, gate = make_app(parts)
     runner = Runner(app, gate, shutdown_timeout=CUT_S, keepalive_timeout=75.0)
     await runner.setup()
-    await web.SockSite(runner, job.listener, ssl_context=_tls(settings), backlog=1024).start()
+    await web.SockSite(runner, job.listener, ssl_context=server_context(settings), backlog=1024).start()
     if announce:
         print(f"{settings.identity}: listening on {settings.url(job.port)}", flush=True)
     failed = asyncio.create_task(follower.failed())
@@ -167,18 +167,3 @@ def _authenticator(settings: Settings, directory: Directory, admin_hash: bytes) 
         [admin_hash],
         settings.on_loopback or settings.allow_open_registration,
     )
-
-
-def _tls(settings: Settings) -> ssl.SSLContext | None:
-    if settings.tls_cert is None:
-        return None
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_3
-    try:
-        context.load_cert_chain(settings.tls_cert, settings.tls_key)
-        if settings.tls_ca is not None:
-            context.load_verify_locations(settings.tls_ca)
-            context.verify_mode = ssl.CERT_REQUIRED
-    except OSError as error:
-        raise ConfigurationError(f"--tls-cert, --tls-key or --tls-ca cannot be used: {error}") from None
-    return context

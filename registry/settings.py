@@ -3,12 +3,14 @@
 import difflib
 import ipaddress
 import os
+import re
 import socket
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import (
     AliasChoices,
@@ -23,6 +25,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from registry.keys import is_admin_key
 from registry.lifecycle import Windows
+from registry.names import NODE_ID_PATTERN
 from registry.redis_url import parse as parse_redis_url
 
 ADMIN_KEY_HASH = "admin_key_hash"  # the store's setting, where the admin key is not given
@@ -125,6 +128,24 @@ class Settings(BaseSettings):
     def _networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for item in value:
             ipaddress.ip_network(item, strict=False)
+        return value
+
+    @field_validator("allowed_nodes")
+    @classmethod
+    def _ids_or_networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for item in value:
+            if "/" in item:
+                ipaddress.ip_network(item, strict=False)
+            elif not re.match(NODE_ID_PATTERN, item):
+                raise ValueError(f"{item!r} is neither a node id, nor an address, nor a network such as 192.0.2.0/24")
+        return value
+
+    @field_validator("advertise_url")
+    @classmethod
+    def _dialable(cls, value: str | None) -> str | None:
+        split = urlsplit(value or "")
+        if value and not (split.scheme in ("http", "https") and split.hostname):
+            raise ValueError(f"{value!r} is not a URL such as https://registry.example.org:9205")
         return value
 
     @model_validator(mode="after")

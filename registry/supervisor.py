@@ -23,6 +23,7 @@ from registry.ports import StoreUnavailable
 from registry.redis_url import redacted
 from registry.settings import ADMIN_KEY_HASH, Assignment, ConfigurationError, Settings
 from registry.store import RedisStore
+from registry.tls import server_context
 
 STOP_S = 3.3  # for the workers; the embedded store's own time comes after
 REFUSED = 2  # exit status: what was asked for cannot be
@@ -37,6 +38,7 @@ def serve(settings: Settings) -> int:
     url = ""
     with contextlib.ExitStack() as stack:
         try:
+            _check_files(settings)
             _make_data_dir(settings)
             listener = _bind(settings)
             stack.callback(listener.close)
@@ -60,6 +62,12 @@ def _stay() -> None:
     """The end is bounded: a second Ctrl-C must not leave the embedded store behind."""
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
+
+
+def _check_files(settings: Settings) -> None:
+    """Read what the workers will read: before a port is taken or an admin key is shown."""
+    settings.aliases()
+    server_context(settings)
 
 
 def _make_data_dir(settings: Settings) -> None:
