@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from federation.clock import HLC_MAX, Dot, Now
+from federation.clock import HLC_MAX, Dot, Now, hlc_of
 from federation.core import Core
 from federation.record import MAX_INCARNATION, MAX_LIFE, Item, Record, Section, SectionKind
 
@@ -29,14 +29,15 @@ class Writes:
     ) -> Token:
         """A node registers: it exists, as it says, and is ours."""
         life, own_incarnation, born = self._life(key, incarnation, token)
-        moved = token is not None and token.epoch > _stamp(self._core.replica.get(key))
-        record = self._spec(key, payload, now, life, own_incarnation, born, token.epoch if token else 0)
+        above = self._above(token, now)
+        moved = above > _stamp(self._core.replica.get(key))
+        record = self._spec(key, payload, now, life, own_incarnation, born, above)
         held = record.judgement
         if held is not None and held.origin == self._core.me and not moved:
             if held.payload != judgement or not self._core.replica.vouches_for(held):
                 self.judge_own(key, judgement, now)
         else:
-            self._adopt(record, judgement, now, token.epoch if token else 0)
+            self._adopt(record, judgement, now, above)
         return self._token(record)
 
     def heartbeat(self, key: str, judgement: bytes, now: Now, token: Token | None) -> tuple[Token, Record] | None:
@@ -46,9 +47,9 @@ class Writes:
             return None
         if token is not None and (token.life, token.incarnation) > (record.life, record.incarnation):
             return None  # a later life of it, which we have not heard of
-        held = record.judgement
-        if held is None or held.origin != self._core.me or (token is not None and token.epoch > _stamp(record)):
-            self._adopt(record, judgement, now, token.epoch if token else 0)
+        held, above = record.judgement, self._above(token, now)
+        if held is None or held.origin != self._core.me or above > _stamp(record):
+            self._adopt(record, judgement, now, above)
         elif not self._core.replica.vouches_for(held):
             # Our word, of a start that our store has lost: no watermark of ours vouches for it, until we
             # say it again.
@@ -119,6 +120,12 @@ class Writes:
         if least > MAX_LIFE:
             raise ValueError(f"{key} has been deleted and registered too often; use another id")
         return (*max((least, incarnation), brought), True)
+
+    def _above(self, token: Token | None, now: Now) -> int:
+        """What to mint above. A node can claim any stamp: one of nobody's clock would leave no room above,
+        and be refused elsewhere."""
+        horizon_ms = self._core.wall_ms(now) + self._core.config.clock_horizon_ms
+        return token.epoch if token is not None and token.epoch <= hlc_of(horizon_ms) else 0
 
     def _spec(self, key: str, payload: bytes, now: Now, life: int, incarnation: int, born: bool, above: int) -> Record:
         record = self._core.replica.get(key)

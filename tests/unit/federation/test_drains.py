@@ -9,10 +9,10 @@ from tests.support.fabric import Fabric
 NODES = 12
 
 
-def apart() -> tuple[Fabric, Engine, Engine]:
+def apart(**config: int) -> tuple[Fabric, Engine, Engine]:
     """`eu` holds nodes that `us` has never heard of; every frame takes one item."""
     fabric = Fabric(delay_s=0.3)
-    eu, us = (fabric.add(name, frame_items=1, window_frames=4) for name in ("eu", "us"))
+    eu, us = (fabric.add(name, frame_items=1, window_frames=4, **config) for name in ("eu", "us"))
     for index in range(NODES):
         _, effects = eu.register(f"n:{index}", b"old", fabric.now(), incarnation=1, judgement=b"online")
         fabric.perform("eu", effects)
@@ -55,6 +55,24 @@ def test_a_missing_chunk_makes_the_claim_void_and_it_is_asked_for_again() -> Non
     done = fabric.run(30, until=lambda: us.replica.vector.get(eu.replica.chain, 0) > 0 and bool(lost))
     assert done
     assert held(us) == NODES, "no position without what it stands for"
+
+
+def test_what_is_held_makes_the_claim_void() -> None:
+    """The sender deleted more than its share a minute; what is not joined is not passed."""
+    fabric, eu, us = apart(destructive_burst=2)
+    fabric.link("eu", "us")
+    assert fabric.run(60, until=fabric.equal)
+    fabric.unlink("eu", "us")
+    for index in range(NODES):
+        fabric.perform("eu", eu.delete(f"n:{index}", b"gone", fabric.now()))
+    end, seen = eu.replica.vector[eu.replica.chain], set()
+    fabric.link("eu", "us")
+    for _ in range(900):
+        fabric.run(1)
+        seen.add(held(us))
+        assert us.replica.vector[eu.replica.chain] < end or held(us) == 0
+    assert held(us) == 0
+    assert len(seen) > 3, "a few a minute"
 
 
 def test_a_newer_request_ends_the_older_drain() -> None:

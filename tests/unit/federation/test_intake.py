@@ -82,6 +82,14 @@ def test_several_that_came_early_follow_on_at_once() -> None:
     assert position(intake) == 9
 
 
+def test_what_is_held_is_not_passed_by_what_came_early_either() -> None:
+    intake = taking()
+    intake.segment(segment(5, 8), NOW, believed=True)
+    intake.holds.hold(CHAIN, 7, NOW.mono_s)
+    intake.segment(segment(0, 5), NOW, believed=True)
+    assert position(intake) == 6
+
+
 @given(INTERVALS, st.sets(st.integers(1, LENGTH), min_size=1, max_size=3))
 def test_no_order_passes_what_is_held(intervals: list[list[int]], held: set[int]) -> None:
     """Deletions beyond the origin's share: joined later, and until then no position passes them."""

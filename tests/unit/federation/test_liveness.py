@@ -211,7 +211,9 @@ def test_an_older_mark_takes_nothing_back(eu: Engine) -> None:
 
 
 def test_a_mark_of_a_start_that_is_over_says_nothing(eu: Engine) -> None:
+    clock = eu.links["us"].wall_ms
     heard(eu, Watermark("us", own_start(eu) - 1, (), 0), at_s=100.0)
+    assert eu.links["us"].wall_ms == clock != 0, "nor does its clock"
     assert not eu.reachable("us", Now(100.0, 0))
 
 
@@ -257,6 +259,19 @@ def test_measurements_travel_and_say_nothing_of_liveness() -> None:
     assert record is not None
     assert fabric.run(5, until=lambda: record.metrics == b"m")
     assert not shown_online(fabric, "us")
+
+
+def test_measurements_older_than_any_use_are_not_taken_in_nor_relayed() -> None:
+    fabric, (eu, us) = fabric_of("eu", "us")
+    fabric.mesh()
+    beat(fabric, "eu", register=True)
+    fabric.run(5)
+    record = us.replica.get(NODE)
+    assert record is not None
+    assert record.judgement is not None
+    week_ms = int(us.config.eviction_s * 1000)
+    us.receive("eu", Beats(eu.replica.chain, (Beat(record.judgement.seq, week_ms + 1, b"old"),)), fabric.now())
+    assert record.metrics == b""
 
 
 def test_measurements_that_say_nothing_new_do_not_travel() -> None:

@@ -67,9 +67,9 @@ def test_frames_that_are_never_acknowledged_make_room_after_a_while() -> None:
 
 def test_what_one_tells_us_is_relayed_to_who_does_not_hear_it() -> None:
     fabric, engine = with_peers("us", "as")
-    effects = engine.receive("us", push_of(("us", 1), 0, 2), fabric.now())
+    effects = engine.receive("us", push_of(("x", 1), 0, 2), fabric.now())
     (push,) = pushes(effects, "as")
-    assert (push.segments[0].chain, push.segments[0].upto, push.segments[0].hops) == (("us", 1), 2, 1)
+    assert (push.segments[0].chain, push.segments[0].upto, push.segments[0].hops) == (("x", 1), 2, 1)
     assert pushes(effects, "us") == [], "it has what it gave us"
 
 

@@ -276,6 +276,24 @@ def test_a_repair_in_several_frames_brings_back_no_part_of_what_was_collected() 
     assert life(eu) == 1, "nobody told it"
 
 
+def test_a_walk_with_a_repair_missing_claims_nothing() -> None:
+    """It is begun again until none is."""
+    nodes = [Item(f"n:{number}", 1, 0, SPEC, section(5, "x", seq=number + 1)) for number in range(3)]
+    fabric, us, _ = met(holding("us"), holding("eu", *nodes, position=9, floor=7), frame_items=1)
+    lost: list[Message] = []
+
+    def drop(src: str, dst: str, message: Message) -> bool:
+        if isinstance(message, Repair) and message.index == 0 and len(lost) < 2:
+            lost.append(message)
+            return True
+        return by_walks_alone(src, dst, message)
+
+    fabric.drop = drop
+    assert fabric.run(60, until=lambda: ORIGIN in us.replica.vector)
+    assert all(us.replica.get(item.key) is not None for item in nodes)
+    assert len(lost) == 2
+
+
 # What a peer may ask for and list is bounded
 
 

@@ -47,7 +47,9 @@ def record_of(writes: Writes, key: str = "n:a") -> Record:
 # Which life and incarnation a registration takes
 
 LIVING = Item("n:a", 3, 5, SPEC, section(7, "b"))
+OURS = Item("n:a", 3, 5, JUDGEMENT, section(9, "me", payload=b"online", generation=10))
 TOMBSTONE = Item("n:a", 4, 5, END, section(7, "b"))
+BELOW = LIVING._replace(life=1)
 
 LIVES: dict[str, tuple[Item | None, int, Token | None, tuple[int, int]]] = {
     # held, life floor, token -> (life, incarnation)
@@ -63,6 +65,7 @@ LIVES: dict[str, tuple[Item | None, int, Token | None, tuple[int, int]]] = {
     "deleted, with the token of the life that ended": (TOMBSTONE, 0, Token(3, 5, 0), (5, 1)),
     "deleted, with the token of a later life": (TOMBSTONE, 0, Token(7, 5, 0), (7, 5)),
     "deleted, with the token of the very next life": (TOMBSTONE, 0, Token(5, 9, 0), (5, 9)),
+    "here of a life below the floor, with a token below it too": (BELOW, 6, Token(5, 9, 0), (1, 5)),
     "a token at the floor": (None, 6, Token(5, 9, 0), (7, 1)),
     "a token of a deletion": (None, 0, Token(2, 9, 0), (1, 1)),
     "a token of no life that can be": (None, 0, Token(MAX_LIFE + 1, 9, 0), (1, 1)),
@@ -103,7 +106,7 @@ def test_the_last_life_can_be_deleted() -> None:
 # What a token does to stamps
 
 
-@pytest.mark.parametrize("held", [[], [LIVING]], ids=["unknown here", "known here"])
+@pytest.mark.parametrize("held", [[], [LIVING], [LIVING, OURS]], ids=["unknown here", "known here", "ours"])
 def test_a_registration_is_minted_above_its_token(held: list[Item]) -> None:
     writes = writing(*held)
     made = registered(writes, Token(3, 5, FUTURE))
@@ -115,13 +118,18 @@ def test_a_registration_is_minted_above_its_token(held: list[Item]) -> None:
     assert made.epoch == max(record.spec.major, record.judgement.major), "the next registry mints above both"
 
 
-def test_a_token_of_the_last_stamp_leaves_room() -> None:
+@pytest.mark.parametrize("epoch", [HLC_MAX, hlc_of(NOON_MS + 86_400_001), -1])
+def test_a_stamp_of_nobodys_clock_in_a_token_is_not_minted_above(epoch: int) -> None:
+    """A node may claim anything; there has to be room above what it makes us write."""
     writes = writing()
-    first = registered(writes, Token(1, 1, HLC_MAX))
-    again = registered(writes, first)
+    token = registered(writes, Token(1, 1, epoch))
     record = record_of(writes)
-    assert (again.life, record.exists) == (1, True)
-    assert HLC_MAX - 2 < first.epoch <= again.epoch <= HLC_MAX
+    for payload in (b"", b"z", b""):
+        writes.register("n:a", payload, NOW, incarnation=1, judgement=payload, token=token._replace(epoch=epoch))
+        assert writes.heartbeat("n:a", b"online", NOW, token._replace(epoch=epoch)) is not None
+        assert record.spec is not None
+        assert record.spec.payload == payload
+        assert record.spec.major < hlc_of(NOON_MS + 1)
 
 
 def test_registering_again_with_its_owner_keeps_the_epoch() -> None:
@@ -130,9 +138,11 @@ def test_registering_again_with_its_owner_keeps_the_epoch() -> None:
     before = record_of(writes).judgement
     registered(writes, token)
     assert record_of(writes).judgement is before, "the same word is not said again"
-    registered(writes, token, word=b"leaving")
-    after = record_of(writes).judgement
+    again = registered(writes, token, word=b"leaving")
+    after, spec = record_of(writes).judgement, record_of(writes).spec
     assert before is not None
+    assert spec is not None
+    assert again.epoch == spec.major > before.major, "a token carries the registration's stamp too"
     assert after is not None
     assert (after.major, after.payload) == (before.major, b"leaving")
     assert after.minor > before.minor
@@ -155,6 +165,7 @@ def test_a_birth_is_kept_while_the_life_lasts_and_new_with_the_next() -> None:
 
 OWN = Item("n:a", 1, 1, JUDGEMENT, section(9, "me", payload=b"offline", generation=10))
 OTHERS = Item("n:a", 1, 1, JUDGEMENT, section(9, "b", payload=b"offline"))
+AHEAD = Item("n:a", 1, 1, JUDGEMENT, section(FUTURE, "b", payload=b"offline"))
 BORN = Item("n:a", 1, 1, SPEC, section(7, "b"))
 UNBORN = Item("n:a", 1, 1, INTENT, section(7, "b"))
 
@@ -167,6 +178,7 @@ HEARTBEATS: dict[str, tuple[list[Item], Token | None, str]] = {
     "of an earlier life": ([BORN._replace(life=3)], Token(1, 1, 0), "adopt"),
     "nobody's": ([BORN], None, "adopt"),
     "another's": ([BORN, OTHERS], None, "adopt"),
+    "another's, minted by a clock ahead": ([BORN, AHEAD], None, "adopt"),
     "ours": ([BORN, OWN], None, "nothing"),
     "ours, with our token": ([BORN, OWN], Token(1, 1, 9), "nothing"),
     "ours, but it was elsewhere since": ([BORN, OWN], Token(1, 1, 10), "adopt"),
@@ -189,7 +201,8 @@ def test_what_a_heartbeat_does(case: str) -> None:
     assert (judgement.origin, replica_of(writes).next_seq) == ("me", seq + (expected == "adopt"))
     if expected == "adopt":
         assert (judgement.payload, judgement.minor) == (b"online", 0)
-        assert judgement.major > max(9, token.epoch if token else 0), "a higher epoch"
+        taken = max(item.section.major for item in held)
+        assert judgement.major > max(taken, token.epoch if token else 0), "a higher epoch"
 
 
 # Words of operators and owners
