@@ -153,10 +153,6 @@ def _ages_stand_still(patch: Patch) -> None:
     patch.setattr("federation.liveness._late_s", lambda link, sent_s, now: 0.0)
 
 
-def _lost_words_are_not_said_again(patch: Patch) -> None:
-    patch.setattr(Replica, "vouches_for", lambda self, section: True)
-
-
 def _relays_do_not_relay(patch: Patch) -> None:
     patch.setattr(Core, "needs_relay", lambda self, link, origin: False)
 
@@ -198,7 +194,6 @@ MUTANTS = (
     Mutant("no release", _no_release, (116, 252)),
     Mutant("marks count at once", _marks_count_at_once, (116, 175)),
     Mutant("ages stand still", _ages_stand_still, (312,)),
-    Mutant("lost words are not said again", _lost_words_are_not_said_again, (1334,)),
     Mutant("relays do not relay", _relays_do_not_relay, (9, 14)),
     Mutant("heartbeats do not adopt", _heartbeats_do_not_adopt, (0, 1)),
     Mutant("epochs do not grow", _epochs_do_not_grow, (0, 1)),

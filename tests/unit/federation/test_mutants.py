@@ -8,7 +8,8 @@ import pytest
 from federation.clock import HybridClock
 from federation.core import Core
 from federation.drains import Drains
-from tests.unit.federation import test_drains, test_wrong_clock
+from federation.replica import Replica
+from tests.unit.federation import test_drains, test_lost_store, test_wrong_clock
 
 Patch = pytest.MonkeyPatch
 
@@ -39,6 +40,10 @@ def _a_jump_is_carried_on(patch: Patch) -> None:
     patch.setattr(HybridClock, "__init__", init)
 
 
+def _lost_words_are_not_said_again(patch: Patch) -> None:
+    patch.setattr(Replica, "vouches_for", lambda self, section: True)
+
+
 @pytest.mark.parametrize(
     ("mutate", "test"),
     [
@@ -48,6 +53,10 @@ def _a_jump_is_carried_on(patch: Patch) -> None:
         (
             _a_jump_is_carried_on,
             test_wrong_clock.test_among_two_nobody_can_tell_and_what_is_nobodys_clock_is_refused_and_told_of,
+        ),
+        (
+            _lost_words_are_not_said_again,
+            test_lost_store.test_it_says_again_what_only_the_lost_store_had_said_once_it_hears_the_node,
         ),
     ],
 )
