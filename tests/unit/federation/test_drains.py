@@ -67,7 +67,7 @@ def test_what_is_held_makes_the_claim_void() -> None:
         fabric.perform("eu", eu.delete(f"n:{index}", b"gone", fabric.now()))
     end, seen = eu.replica.vector[eu.replica.chain], set()
     fabric.link("eu", "us")
-    for _ in range(900):
+    for _ in range(420):
         fabric.run(1)
         seen.add(held(us))
         assert us.replica.vector[eu.replica.chain] < end or held(us) == 0

@@ -209,7 +209,7 @@ def has_lives_left(engine: Engine, key: str) -> bool:
     return record is None or record.life < MAX_LIFE
 
 
-@given(st.lists(st.tuples(st.sampled_from(PEERS), MESSAGES), max_size=6))
+@given(st.lists(st.tuples(st.sampled_from(PEERS), MESSAGES), max_size=4))
 def test_nor_anything_else_that_fits_a_frame(said: list[tuple[str, Message]]) -> None:
     engine, _ = started()
     for second, (peer, message) in enumerate(said):

@@ -3,7 +3,7 @@
 from random import Random
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
@@ -334,3 +334,4 @@ def assert_above(before: tuple[Section | None, ...], after: tuple[Section | None
 
 
 TestCausality = Causality.TestCase
+TestCausality.settings = settings(stateful_step_count=25)
