@@ -197,6 +197,9 @@ class Node:
 
 def main():
     """Register, then heartbeat until SIGTERM."""
+    if len(sys.argv) > 1:  # flags belong to `dagi-agent`: passing over them would register something else
+        print(__doc__.strip(), file=sys.stderr)
+        sys.exit(2)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     node, failures = Node(), 0
     try:

@@ -163,3 +163,12 @@ async def test_strange_answers_are_told_and_survived(script: bytes, tmp_path: Pa
             assert "\x1b" not in text
             assert "boom" in text
             await asyncio.to_thread(node.stop)
+
+
+def test_flags_are_answered_with_what_it_is_told_by(script: bytes, tmp_path: Path) -> None:
+    run = subprocess.run(
+        [*BARE, "--role", "worker"], input=script, env={"HOME": str(tmp_path)}, capture_output=True, timeout=20
+    )
+    assert run.returncode == 2
+    assert b"NODE_ROLE" in run.stderr
+    assert list(tmp_path.iterdir()) == []

@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
@@ -38,7 +39,7 @@ async def workers(tmp_path: Path) -> AsyncIterator[list[aiohttp.ClientSession]]:
                 await client.close()
 
 
-async def read(client: aiohttp.ClientSession, path: str) -> object:
+async def read(client: aiohttp.ClientSession, path: str) -> tuple[int, Any]:
     async with client.get(path, headers={"Accept": "application/json"}) as answer:
         return answer.status, await answer.json()
 
@@ -82,7 +83,7 @@ async def test_both_give_the_same_answer_everywhere(workers: list[aiohttp.Client
     await until(alike, 2)
     found = []
     for client in workers:
-        status, answer = await read(client, f"{NODES}/discover?capability=gpu&status=any")  # type: ignore[misc]
+        status, answer = await read(client, f"{NODES}/discover?capability=gpu&status=any")
         answer.pop("as_of")
         found.append((status, answer))
     assert found[0] == found[1]
