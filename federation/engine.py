@@ -4,7 +4,7 @@ Every method takes `now` and returns the effects to perform, in their order. Not
 clock, draws from anything but the generator it was given, or waits.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 from federation.clock import MAX_CHAINS, Now, Vector
 from federation.config import Config
@@ -13,7 +13,7 @@ from federation.drains import Drains
 from federation.effects import Close, Effect
 from federation.guard import Guard
 from federation.intake import Intake
-from federation.liveness import Liveness, Standing
+from federation.liveness import Liveness, OwnerWord, Standing
 from federation.messages import (
     PROTOCOL_VERSION,
     Ack,
@@ -34,7 +34,7 @@ from federation.messages import (
     Watermarks,
 )
 from federation.ports import Rng
-from federation.record import REGISTRY_PREFIX
+from federation.record import REGISTRY_PREFIX, Record
 from federation.replica import Replica
 from federation.streams import Streams
 from federation.tombstones import Collector
@@ -139,6 +139,12 @@ class Engine:
         self._liveness.measured(made[1], metrics, now)
         return made[0], self._effects(now)
 
+    def measured(self, key: str, metrics: bytes, now: Now) -> None:
+        """A node of ours reported numbers. They go out with the next tick, as far as they are news."""
+        record = self.replica.get(key)
+        if record is not None:
+            self._liveness.measured(record, metrics, now)
+
     def judge(self, key: str, value: bytes, now: Now) -> list[Effect]:
         """What we say of a node of ours; nothing if it is not (any more) ours, or was said. Call it in every
         sweep: a word that only a lost store had said is said again."""
@@ -178,6 +184,15 @@ class Engine:
         self._liveness.settle()
         record = self.replica.get(key)
         return self._liveness.standing(record, now) if record is not None else None
+
+    def words(self, now: Now) -> Iterator[OwnerWord]:
+        """How every other owner stands, as far as we hold all of its words."""
+        self._liveness.settle()
+        return self._liveness.words(now)
+
+    def on_measured(self, hear: Callable[[Record], None]) -> None:
+        """Call `hear` with every record of which another registry's numbers have come in."""
+        self._liveness.on_measured = hear
 
     def reachable(self, registry_id: str, now: Now) -> bool:
         """Whether that registry's watermark advances, directly or through anybody."""

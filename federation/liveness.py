@@ -8,7 +8,7 @@ every hop adds how long it stayed there.
 Measurements travel beside that, lossy, and say nothing about liveness.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from federation.clock import Now
@@ -42,11 +42,24 @@ class Standing:
     as_of_s: float
 
 
+@dataclass(frozen=True, slots=True)
+class OwnerWord:
+    """What is known of an owner: up to when we hold everything that it said (`age_s` ago), and for which of its
+    judgements that stands."""
+
+    owner: str
+    generation: int
+    known: tuple[tuple[int, int], ...]
+    age_s: float
+    reachable: bool
+
+
 class Liveness:
-    """See the module."""
+    """See the module. `on_measured` hears of records of which other registries' numbers came in."""
 
     def __init__(self, core: Core) -> None:
         self._core = core
+        self.on_measured: Callable[[Record], None] = lambda record: None
         self._latest: dict[str, Mark] = {}
         self._counting: dict[str, Mark] = {}  # the newest mark of each owner whose words we all hold
         self._next_marks_s = self._next_beats_s = float("-inf")
@@ -136,6 +149,12 @@ class Liveness:
         age_s = now.mono_s - mark.as_of_s
         return Standing(owner, judgement.payload, age_s <= self._core.config.reach_s, age_s)
 
+    def words(self, now: Now) -> Iterator[OwnerWord]:
+        """How every other owner stands whose words have all arrived up to some moment."""
+        for owner, mark in self._counting.items():
+            age_s = now.mono_s - mark.as_of_s
+            yield OwnerWord(owner, mark.generation, mark.known, age_s, age_s <= self._core.config.reach_s)
+
     # measurements
 
     def measured(self, record: Record, metrics: bytes, now: Now) -> None:
@@ -162,6 +181,7 @@ class Liveness:
             record, at_s = entry[0], now.mono_s - age_ms / 1000
             if at_s > record.metrics_at_s + _NEWER_S:
                 record.metrics, record.metrics_at_s = metrics, at_s
+                self.on_measured(record)
                 for other in relays:
                     other.beats_due[record.key] = None
 
