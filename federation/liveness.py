@@ -24,11 +24,12 @@ _NEWER_S = 0.3  # one quantum of an age on the wire, and a bit
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """A watermark as held: ages made local moments."""
+    """A watermark as held: ages made local moments. `direct`: it came over the owner's own link."""
 
     generation: int
     known: tuple[tuple[int, int], ...]
     as_of_s: float
+    direct: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,9 +82,17 @@ class Liveness:
             held = self._latest.get(mark.owner)
             if held is None and not self._has_room(mark.owner):
                 continue
-            link.marks_sent[mark.owner] = max(as_of_s, link.marks_sent.get(mark.owner, as_of_s))
-            if held is None or (mark.generation, as_of_s) > (held.generation, held.as_of_s):
-                self._latest[mark.owner] = Mark(mark.generation, mark.known, as_of_s)
+            direct = mark.owner == link.peer
+            if held is None or self._replaces(held, as_of_s, now, direct=direct):
+                held = self._latest[mark.owner] = Mark(mark.generation, mark.known, as_of_s, direct)
+            if held.generation == mark.generation:  # else it knows less, or believes somebody's invention
+                link.marks_sent[mark.owner] = max(as_of_s, link.marks_sent.get(mark.owner, as_of_s))
+
+    def _replaces(self, held: Mark, as_of_s: float, now: Now, *, direct: bool) -> bool:
+        """The newer mark counts, whatever start it is of: an invented one would shut out the owner for
+        good. Whoever hears the owner itself needs nobody's word for it."""
+        own = held.direct and now.mono_s - held.as_of_s <= self._core.config.direct_silence_s
+        return as_of_s > held.as_of_s and (direct or not own)
 
     def _has_room(self, owner: str) -> bool:
         """Owners that are not in the roster (yet) are kept up to a number: a peer can invent any."""

@@ -6,7 +6,7 @@ from federation import liveness as liveness_module
 from federation.clock import Now
 from federation.engine import Engine
 from federation.liveness import Standing
-from federation.messages import Beat, Beats, Entry, Message, Push, Segment, Watermark, Watermarks
+from federation.messages import Beat, Beats, Entry, Hello, Message, Push, Segment, Watermark, Watermarks
 from federation.record import Item, Section, SectionKind
 from tests.support.fabric import Fabric
 
@@ -215,6 +215,39 @@ def test_a_mark_of_a_start_that_is_over_says_nothing(eu: Engine) -> None:
     heard(eu, Watermark("us", own_start(eu) - 1, (), 0), at_s=100.0)
     assert eu.links["us"].wall_ms == clock != 0, "nor does its clock"
     assert not eu.reachable("us", Now(100.0, 0))
+
+
+INVENTED = 2**60
+
+
+def relayed(generation: int, age_ms: int = 0) -> Watermark:
+    return Watermark("xx", generation, ((generation, 0),), age_ms)
+
+
+def generation_held(engine: Engine) -> int:
+    return engine._liveness._latest["xx"].generation
+
+
+def test_who_hears_an_owner_itself_needs_nobodys_word_for_it(eu: Engine) -> None:
+    eu.connected("xx", Now(100.0, 0))
+    eu.receive("xx", Hello("xx", 5, {}, {}, 0, (), 0), Now(100.0, 0))
+    eu.receive("xx", Watermarks(0, 100_000, (relayed(5),)), Now(100.0, 0))
+    first = Watermark("us", own_start(eu), (), 0)
+    heard(eu, first, relayed(INVENTED), at_s=101.0)
+    assert generation_held(eu) == 5
+    eu.tick(Now(101.5, 0))
+    assert eu.links["us"].marks_sent["xx"] == 100.0, "who believes it is told better"
+    heard(eu, first, relayed(6), at_s=105.0)
+    assert generation_held(eu) == 6, "once its own link is silent, others' word counts: it may have started anew"
+
+
+def test_an_invented_start_does_not_shut_out_the_owner_for_good(eu: Engine) -> None:
+    first = Watermark("us", own_start(eu), (), 0)
+    heard(eu, first, relayed(INVENTED), at_s=100.0)
+    heard(eu, first, relayed(5, age_ms=500), at_s=101.0)
+    assert generation_held(eu) == 5
+    heard(eu, first, relayed(INVENTED, age_ms=2_000), at_s=102.0)
+    assert generation_held(eu) == 5, "nor does it come back from who relays it still"
 
 
 def test_what_others_say_of_us_is_not_listened_to(eu: Engine) -> None:
