@@ -11,10 +11,11 @@ from enum import Enum
 
 from federation.clock import Chain, Now, Vector, hlc_of, wall_ms_of
 from federation.core import Core
-from federation.record import REGISTRY_PREFIX, Item, Record, Section, SectionKind
+from federation.record import KEY_PREFIX, REGISTRY_PREFIX, Item, Record, Section, SectionKind
 
 MAX_HELD = 1_024  # chains: ten times the registries planned for
 _END, _JUDGEMENT = SectionKind.END, SectionKind.JUDGEMENT
+_ONE_LIFE = 0, 2  # (incarnation, life) that an API key can have: it exists, and is deleted
 
 
 class Verdict(Enum):
@@ -65,6 +66,9 @@ class Guard:
         if item.life % 2 == 0 and item.kind != _END:
             self._core.alert("malformed", f"{item.key}: {section.origin} wrote into a life that is over")
             return Verdict.REFUSED  # it would delete without saying so, and never be collected
+        if item.key.startswith(KEY_PREFIX) and (item.incarnation, item.life) > _ONE_LIFE:
+            self._core.alert("malformed", f"{item.key}: {section.origin} wrote a second life of a key")
+            return Verdict.REFUSED  # it would replace a revocation
         stamp = max(section.major, section.minor)
         if stamp > limits[0] and item.kind != _END:
             ahead_s = (wall_ms_of(stamp) - wall_ms_of(limits[0])) / 1000

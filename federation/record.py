@@ -16,6 +16,7 @@ MAX_LIFE = 2**31 - 2  # even: whatever exists can be deleted
 MAX_LIFE_FLOOR = MAX_LIFE // 2  # whatever a peer claims, there is a life above it to register with
 MAX_INCARNATION = 2**63 - 1
 MAX_KEY_LENGTH = 300
+KEY_PREFIX = "k:"  # API keys: their ids are never used again, so they have one life
 REGISTRY_PREFIX = "r:"  # the federation's own records: one a registry, the durable roster
 
 

@@ -4,9 +4,7 @@ from typing import NamedTuple
 
 from federation.clock import HLC_MAX, Dot, Now, hlc_of
 from federation.core import Core
-from federation.record import MAX_INCARNATION, MAX_LIFE, Item, Record, Section, SectionKind
-
-KEY_PREFIX = "k:"  # API keys: their ids are never used again, so they have one life
+from federation.record import KEY_PREFIX, MAX_INCARNATION, MAX_LIFE, Item, Record, Section, SectionKind
 
 
 class Token(NamedTuple):
@@ -117,7 +115,7 @@ class Writes:
             held = record.life, record.incarnation
             return (*max(held, brought), brought > held or record.spec is None)
         least = record.life + 1 if record is not None else floor + 1 + floor % 2
-        if least > MAX_LIFE:
+        if least > (1 if key.startswith(KEY_PREFIX) else MAX_LIFE):
             raise ValueError(f"{key} has been deleted and registered too often; use another id")
         return (*max((least, incarnation), brought), True)
 

@@ -91,6 +91,24 @@ def test_a_life_that_is_over_says_only_that(kind: SectionKind) -> None:
     assert (verdict, told) == ((ADMITTED, set()) if kind is END else (REFUSED, {"malformed"}))
 
 
+SECOND_LIVES: dict[str, tuple[Item, bool]] = {
+    "a key": (Item("k:a", 1, 0, SPEC, section(9)), True),
+    "its revocation": (Item("k:a", 1, 0, END, section(9)), True),
+    "its deletion": (Item("k:a", 2, 0, END, section(9)), True),
+    "a greater incarnation of it": (Item("k:a", 1, 1, SPEC, section(9)), False),
+    "a later life of it": (Item("k:a", 3, 0, SPEC, section(9)), False),
+    "a later deletion of it": (Item("k:a", 4, 0, END, section(9)), False),
+    "a revocation of a greater incarnation": (Item("k:a", 1, 1, END, section(9)), False),
+    "a later life of a node": (Item("n:a", 3, 1, SPEC, section(9)), True),
+}
+
+
+@pytest.mark.parametrize("case", SECOND_LIVES)
+def test_keys_have_one_life_so_nothing_replaces_a_revocation(case: str) -> None:
+    item, joined = SECOND_LIVES[case]
+    assert judged(guarded(), item) == ((ADMITTED, set()) if joined else (REFUSED, {"malformed"}))
+
+
 # What destroys is rationed
 
 OURS = Item("n:a", 1, 0, JUDGEMENT, section(5, "me"))

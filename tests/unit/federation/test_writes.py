@@ -234,6 +234,14 @@ def test_a_revocation_stands_for_ever_and_is_said_once() -> None:
     assert record.end == said
 
 
+def test_a_key_that_was_deleted_is_not_made_again() -> None:
+    writes = writing()
+    writes.put("k:a", b"key", NOW)
+    writes.delete("k:a", b"expired", NOW)
+    with pytest.raises(ValueError, match="another id"):
+        writes.put("k:a", b"key", NOW)
+
+
 @given(st.lists(st.sampled_from(["put", "amend", "revoke", "judge"]), max_size=8))
 def test_own_writes_take_one_position_each(acts: list[str]) -> None:
     writes = writing()
