@@ -127,7 +127,7 @@ class Drains:
         """Take in a chunk."""
         if self._core.is_stale(link):
             return
-        whole = self._intake.items(drain.items, now)
+        whole = self._intake.items(drain.items, now, peer=link.peer)
         incoming = self._incoming
         if incoming is None or incoming.peer != link.peer or incoming.pull_id != drain.pull_id:
             return

@@ -11,10 +11,11 @@ from enum import Enum
 
 from federation.clock import Chain, Now, Vector, hlc_of, wall_ms_of
 from federation.core import Core
-from federation.record import KEY_PREFIX, REGISTRY_PREFIX, Item, Record, Section, SectionKind
+from federation.record import KEY_PREFIX, REGISTRY_PREFIX, Item, Record, Section, SectionKind, section_of
 
 MAX_HELD = 1_024  # chains: ten times the registries planned for
-_END, _JUDGEMENT = SectionKind.END, SectionKind.JUDGEMENT
+LINK_SHARES = 4  # origins' shares that one link may hand over: a relay passes on others' writes, or makes up others
+_SPEC, _JUDGEMENT, _END = SectionKind.SPEC, SectionKind.JUDGEMENT, SectionKind.END
 _ONE_LIFE = 0, 2  # (incarnation, life) that an API key can have: it exists, and is deleted
 
 
@@ -50,6 +51,7 @@ class Guard:
     def __init__(self, core: Core) -> None:
         self._core = core
         self._allowances: dict[str, Allowance] = {}
+        self._link_allowances: dict[str, Allowance] = {}
         self.reachable: Callable[[str, Now], bool] = lambda owner, now: False
 
     def limits(self, now: Now) -> tuple[int, int]:
@@ -57,8 +59,8 @@ class Guard:
         wall_ms, config = self._core.wall_ms(now), self._core.config
         return hlc_of(wall_ms + config.clock_tolerance_ms), hlc_of(wall_ms + config.clock_horizon_ms)
 
-    def judge(self, item: Item, limits: tuple[int, int], now: Now) -> Verdict:
-        """Whether to join an item. Deletions and revocations are never refused for their stamp."""
+    def judge(self, item: Item, limits: tuple[int, int], now: Now, peer: str) -> Verdict:
+        """Whether to join what `peer` handed to us. Deletions and revocations are never refused for their stamp."""
         section = item.section
         if section.seq < 1:
             self._core.alert("malformed", f"{item.key}: {section.origin} wrote at no position")
@@ -78,8 +80,9 @@ class Guard:
         if section.origin == self._core.me and self._is_forged(section):
             self._core.alert("forged", f"{item.key}: somebody speaks in our name")
             return Verdict.REFUSED
-        if self._is_destructive(item, now) and not self._allowed(item, now):
-            self._core.alert("quarantined", f"{section.origin} deletes or takes over more than its share a minute")
+        if self._is_destructive(item, now) and not self._allowed(section.origin, peer, now):
+            detail = f"{section.origin} deletes or takes over more than its share a minute, or {peer} says so"
+            self._core.alert("quarantined", detail, peer)
             return Verdict.HELD
         return Verdict.ADMITTED
 
@@ -89,33 +92,39 @@ class Guard:
 
     def _is_destructive(self, item: Item, now: Now) -> bool:
         """A deletion of what exists here, or a node taken from an owner that is still there: by a word on
-        it, or by anything of a later life or incarnation, which leaves nothing of what the owner said."""
+        it, by another registration, or by anything of a later life or incarnation, which leaves nothing of
+        what the owner said. What has no owner is its writer's."""
         record = self._core.replica.get(item.key)
         if record is None or record.deleted:
             return False
         replaces = (item.life, item.incarnation) > (record.life, record.incarnation)
         if replaces and item.life % 2 == 0:
             return True
-        owned = record.judgement or (record.spec if replaces else None)
+        owned = record.judgement or record.spec
         if owned is None or owned.origin == item.section.origin or not (replaces or _overrules(record, item)):
             return False
         return owned.origin == self._core.me or self.reachable(owned.origin, now)
 
-    def _allowed(self, item: Item, now: Now) -> bool:
+    def _allowed(self, origin: str, peer: str, now: Now) -> bool:
         config = self._core.config
-        capacity = max(config.destructive_burst, config.destructive_share * len(self._core.replica))
-        origin = item.section.origin
+        share = max(config.destructive_burst, config.destructive_share * len(self._core.replica))
         if REGISTRY_PREFIX + origin not in self._core.replica.roster:
             origin = ""  # who is not in the roster (yet) shares one: a peer can invent any number
-        allowance = self._allowances.setdefault(origin, Allowance(capacity, now.mono_s))
-        return allowance.take(capacity, now.mono_s)
+        return _taken(self._allowances, origin, share, now) and _taken(
+            self._link_allowances, peer, LINK_SHARES * share, now
+        )
+
+
+def _taken(allowances: dict[str, Allowance], name: str, capacity: float, now: Now) -> bool:
+    return allowances.setdefault(name, Allowance(capacity, now.mono_s)).take(capacity, now.mono_s)
 
 
 def _overrules(record: Record, item: Item) -> bool:
-    """Whether it is a word on the record that wins over the one that stands, in the same life."""
-    held = record.judgement
-    same = (item.life, item.incarnation) == (record.life, record.incarnation)
-    return item.kind == _JUDGEMENT and same and held is not None and item.section > held
+    """Whether it is a registration or a word that wins over the one that stands, in the same life."""
+    if item.kind not in (_SPEC, _JUDGEMENT) or (item.life, item.incarnation) != (record.life, record.incarnation):
+        return False
+    held = section_of[item.kind](record)
+    return held is not None and item.section > held
 
 
 class Holds:

@@ -26,14 +26,14 @@ class Intake:
         self.on_claimed: Callable[[], None] = lambda: None
         self._pending: dict[Chain, list[tuple[int, int]]] = {}  # complete intervals that begin beyond our position
 
-    def items(self, items: Iterable[Item], now: Now, *, repairing: bool = False) -> bool:
-        """Join items; whether none was held. What a held one stood in place of nobody can tell: a claim
-        that goes with it is not to be believed."""
+    def items(self, items: Iterable[Item], now: Now, *, peer: str, repairing: bool = False) -> bool:
+        """Join items that `peer` handed to us; whether none was held. What a held one stood in place of nobody
+        can tell: a claim that goes with it is not to be believed."""
         limits = self._guard.limits(now)
         changed: list[Record] = []
         whole = True
         for item in items:
-            verdict = self._guard.judge(item, limits, now)
+            verdict = self._guard.judge(item, limits, now, peer)
             if verdict is Verdict.HELD:
                 section, whole = item.section, False
                 self.holds.hold((section.origin, section.generation), section.seq, now.mono_s)
@@ -44,7 +44,7 @@ class Intake:
         self._core.stored(changed)
         return whole
 
-    def segment(self, segment: Segment, now: Now, *, believed: bool) -> None:
+    def segment(self, segment: Segment, now: Now, *, peer: str, believed: bool) -> None:
         """Join the entries of one chain, and advance over the interval."""
         replica, chain = self._core.replica, segment.chain
         if chain == replica.chain:
@@ -53,7 +53,7 @@ class Intake:
         changed: list[Record] = []
         upto = segment.upto
         for seq, item in segment.entries:
-            verdict = self._guard.judge(item, limits, now)
+            verdict = self._guard.judge(item, limits, now, peer)
             if verdict is Verdict.HELD:
                 self.holds.hold(chain, seq, now.mono_s)
                 upto = min(upto, seq - 1)

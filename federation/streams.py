@@ -53,7 +53,7 @@ class Streams:
         vector, late = self._core.replica.vector, set()
         for segment in push.segments:
             chain, before = segment.chain, vector.get(segment.chain, 0)
-            self._intake.segment(segment, now, believed=believed)
+            self._intake.segment(segment, now, peer=link.peer, believed=believed)
             if vector.get(chain, 0) > before:
                 self._fed_by[chain] = link.peer, segment.hops
             elif before >= segment.upto and self._comes_shorter(link, segment):

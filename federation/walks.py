@@ -158,7 +158,8 @@ class Walks:
             self._walk = None
             return
         walk.repair_index += 1
-        whole = self._intake.items(self._not_collected(message.items, walk), now, repairing=True)
+        items = self._not_collected(message.items, walk)
+        whole = self._intake.items(items, now, peer=link.peer, repairing=True)
         walk.whole = walk.whole and whole
         if message.last:
             walk.births = {}

@@ -9,7 +9,7 @@ from federation.clock import HLC_MAX, Now, hlc_of
 from federation.config import Config
 from federation.core import Core
 from federation.effects import Alert
-from federation.guard import Allowance, Guard, Holds, Verdict
+from federation.guard import LINK_SHARES, Allowance, Guard, Holds, Verdict
 from federation.record import MAX_LIFE, Item, Section, SectionKind
 from federation.replica import Replica
 from tests.unit.federation.states import section
@@ -32,9 +32,9 @@ def guarded(*held: Item, burst: int = 2, reachable: tuple[str, ...] = ()) -> Gua
     return guard
 
 
-def judged(guard: Guard, item: Item, now: Now = NOW) -> tuple[Verdict, set[str]]:
+def judged(guard: Guard, item: Item, now: Now = NOW, peer: str = "p") -> tuple[Verdict, set[str]]:
     """The verdict, and what was told of."""
-    verdict = guard.judge(item, guard.limits(now), now)
+    verdict = guard.judge(item, guard.limits(now), now, peer)
     told = {effect.code for effect in guard._core.out if isinstance(effect, Alert)}
     guard._core.out.clear()
     return verdict, told
@@ -115,6 +115,7 @@ OURS = Item("n:a", 1, 0, JUDGEMENT, section(5, "me"))
 THEIRS = Item("n:a", 1, 0, JUDGEMENT, section(5, "b"))
 TOMBSTONE = Item("n:a", 2, 0, END, section(5, "b"))
 KEYED = Item("n:a", 1, 0, SPEC, section(5, "b"))
+WISH = Item("n:a", 1, 0, INTENT, section(5, "b"))
 DELETION = Item("n:a", 2, 0, END, section(9, "a"))
 TAKEOVER = Item("n:a", 1, 0, JUDGEMENT, section(9, "a"))
 
@@ -130,7 +131,12 @@ RATIONED: dict[str, tuple[Item | None, Item, tuple[str, ...], bool]] = {
     "a takeover from an owner that cannot": (THEIRS, TAKEOVER, (), False),
     "a takeover that comes too late": (OURS, TAKEOVER._replace(section=section(4, "a")), (), False),
     "an owner's own later word": (THEIRS, Item("n:a", 1, 0, JUDGEMENT, section(9, "b")), ("b",), False),
-    "a registration": (OURS, Item("n:a", 1, 0, SPEC, section(9, "a")), (), False),
+    "a first registration": (OURS, Item("n:a", 1, 0, SPEC, section(9, "a")), (), False),
+    "a registration over another's, who can be heard": (KEYED, Item("n:a", 1, 0, SPEC, section(9, "a")), ("b",), True),
+    "a registration over another's, who cannot": (KEYED, Item("n:a", 1, 0, SPEC, section(9, "a")), (), False),
+    "a registration that comes too late": (KEYED, Item("n:a", 1, 0, SPEC, section(4, "a")), ("b",), False),
+    "its writer's own later registration": (KEYED, Item("n:a", 1, 0, SPEC, section(9, "b")), ("b",), False),
+    "an intent": (WISH, WISH._replace(section=section(9, "a")), ("b",), False),
     # A later life or incarnation leaves nothing of what stood, whatever part of it comes first
     "a registration of a later life": (OURS, Item("n:a", 3, 0, SPEC, section(1, "a")), (), True),
     "a registration of a greater incarnation": (OURS, Item("n:a", 1, 1, SPEC, section(1, "a")), (), True),
@@ -152,6 +158,13 @@ def test_what_counts_as_destructive(case: str) -> None:
     held, item, reachable, rationed = RATIONED[case]
     guard = guarded(*([held] if held else []), burst=0, reachable=reachable)
     assert judged(guard, item) == ((HELD, {"quarantined"}) if rationed else (ADMITTED, set()))
+
+
+def test_an_owners_registration_over_anothers_is_its_right() -> None:
+    """A node that registered elsewhere has moved to b, and registers there."""
+    registered, owned = Item("n:a", 1, 0, SPEC, section(5, "c")), THEIRS
+    guard = guarded(registered, owned, burst=0, reachable=("b", "c"))
+    assert judged(guard, KEYED._replace(section=section(9, "b")))[0] is ADMITTED
 
 
 def deletion(number: int, origin: str) -> Item:
@@ -189,6 +202,14 @@ def test_invented_origins_share_one_allowance() -> None:
     guard = guarded(*network(20, "a"), burst=4)
     assert sum(judged(guard, deletion(number, f"x{number}"))[0] is ADMITTED for number in range(20)) == 4
     assert admitted(guard, "a", 20) == 4, "nor do they use up a known one's"
+
+
+def test_one_link_hands_over_a_few_shares_however_many_registries_it_invents() -> None:
+    origins = [f"x{number}" for number in range(40)]
+    guard = guarded(*network(40, *origins), burst=5)
+    deletions = [deletion(number, origin) for number, origin in enumerate(origins)]
+    assert sum(judged(guard, item, peer="p")[0] is ADMITTED for item in deletions) == 5 * LINK_SHARES < 40
+    assert sum(judged(guard, item, peer="q")[0] is ADMITTED for item in deletions) == 5 * LINK_SHARES, "each link"
 
 
 def test_an_allowance_shrinks_with_the_network() -> None:

@@ -58,7 +58,7 @@ INTERVALS = st.lists(ENDS.filter(lambda ends: ends[0] < ends[1]), max_size=10)
 def test_a_position_is_never_beyond_what_is_complete(intervals: list[list[int]]) -> None:
     intake, given_ = taking(), set[int]()
     for after, upto in intervals:
-        intake.segment(segment(after, upto), NOW, believed=True)
+        intake.segment(segment(after, upto), NOW, peer="p", believed=True)
         given_ |= set(range(after + 1, upto + 1))
         assert position(intake) <= complete(given_)
         assert all(intake._core.replica.get(f"n:{seq}") for seq in range(1, position(intake) + 1))
@@ -70,7 +70,7 @@ def test_what_is_complete_is_reached_in_any_order(intervals: list[list[int]], da
     for order in (intervals, data.draw(st.permutations(intervals))):
         intake = taking()
         for after, upto in order:
-            intake.segment(segment(after, upto), NOW, believed=True)
+            intake.segment(segment(after, upto), NOW, peer="p", believed=True)
         reached.add(position(intake))
     assert reached == {complete({seq for after, upto in intervals for seq in range(after + 1, upto + 1)})}
 
@@ -78,15 +78,15 @@ def test_what_is_complete_is_reached_in_any_order(intervals: list[list[int]], da
 def test_several_that_came_early_follow_on_at_once() -> None:
     intake = taking()
     for after, upto in ((7, 9), (5, 7), (3, 5), (0, 3)):
-        intake.segment(segment(after, upto), NOW, believed=True)
+        intake.segment(segment(after, upto), NOW, peer="p", believed=True)
     assert position(intake) == 9
 
 
 def test_what_is_held_is_not_passed_by_what_came_early_either() -> None:
     intake = taking()
-    intake.segment(segment(5, 8), NOW, believed=True)
+    intake.segment(segment(5, 8), NOW, peer="p", believed=True)
     intake.holds.hold(CHAIN, 7, NOW.mono_s)
-    intake.segment(segment(0, 5), NOW, believed=True)
+    intake.segment(segment(0, 5), NOW, peer="p", believed=True)
     assert position(intake) == 6
 
 
@@ -103,14 +103,14 @@ def test_no_order_passes_what_is_held(intervals: list[list[int]], held: set[int]
             item(seq) if seq not in held else Item(f"n:{seq}", 2, 0, END, section(seq=seq))
             for seq in range(after + 1, upto + 1)
         ]
-        intake.segment(segment(after, upto, *entries), NOW, believed=True)
+        intake.segment(segment(after, upto, *entries), NOW, peer="p", believed=True)
         given_ |= set(range(after + 1, upto + 1))
         assert position(intake) == complete(given_ - held)
 
 
 def test_an_interval_that_is_not_believed_moves_nothing() -> None:
     intake = taking()
-    intake.segment(segment(0, 3), NOW, believed=False)
+    intake.segment(segment(0, 3), NOW, peer="p", believed=False)
     assert position(intake) == 0
     assert intake._core.replica.get("n:3") is not None
 
@@ -119,7 +119,7 @@ def test_nobody_tells_us_what_we_wrote() -> None:
     intake = taking()
     chain = intake._core.replica.chain
     forged = Item("n:1", 1, 0, SPEC, section(origin="me", generation=chain[1], seq=1))
-    intake.segment(Segment(chain, 0, 1, (Entry(1, forged),)), NOW, believed=True)
+    intake.segment(Segment(chain, 0, 1, (Entry(1, forged),)), NOW, peer="p", believed=True)
     intake.claim({chain: 5})
     assert intake._core.replica.vector == {}
     assert intake._core.replica.get("n:1") is None
@@ -128,7 +128,7 @@ def test_nobody_tells_us_what_we_wrote() -> None:
 def test_a_claim_joins_what_came_early_and_is_told_on() -> None:
     intake, advanced, claimed = taking(), list[object](), list[bool]()
     intake.on_advanced, intake.on_claimed = advanced.append, lambda: claimed.append(True)
-    intake.segment(segment(5, 8), NOW, believed=True)
+    intake.segment(segment(5, 8), NOW, peer="p", believed=True)
     intake.claim({CHAIN: 5})
     assert position(intake) == 8
     assert (advanced, claimed) == ([CHAIN], [True])
@@ -148,7 +148,7 @@ def test_who_was_given_everything_that_somebody_had_has_caught_up() -> None:
 def test_a_claim_that_gives_what_was_held_ends_the_hold() -> None:
     intake = taking()
     intake.holds.hold(CHAIN, 3, NOW.mono_s)
-    intake.segment(segment(0, 5), NOW, believed=True)
+    intake.segment(segment(0, 5), NOW, peer="p", believed=True)
     assert position(intake) == 2
     intake.claim({CHAIN: 5})
     assert position(intake) == 5
@@ -160,9 +160,9 @@ def test_what_nobody_offers_any_more_is_not_held_for_ever() -> None:
     intake._core.replica.apply(Item("n:1", 1, 0, SPEC, section(origin="b")))
     offered = [Item("n:1", 2, 0, END, section(generation=generation)) for generation in (7, 8)]
     later = [NOW._replace(mono_s=NOW.mono_s + seconds) for seconds in (0, 60, 150, 210)]
-    assert not intake.items(offered, later[0])
+    assert not intake.items(offered, later[0], peer="p")
     assert intake.holding(later[1])
-    assert not intake.items(offered[1:], later[1])
+    assert not intake.items(offered[1:], later[1], peer="p")
     assert intake.holding(later[2])
     assert len(intake.holds) == 1
     assert not intake.holding(later[3])
@@ -191,8 +191,8 @@ def test_every_position_has_an_entry_also_where_something_else_stands() -> None:
     """Whoever hears this chain from us hears of every position."""
     intake = taking()
     newer = Item("n:1", 1, 0, SPEC, section(9, "b"))
-    intake.segment(Segment(CHAIN, 0, 2, (Entry(1, newer), Entry(2, item(2)))), NOW, believed=True)
-    intake.segment(Segment(CHAIN, 2, 3, (Entry(3, newer),)), NOW, believed=True)
+    intake.segment(Segment(CHAIN, 0, 2, (Entry(1, newer), Entry(2, item(2)))), NOW, peer="p", believed=True)
+    intake.segment(Segment(CHAIN, 2, 3, (Entry(3, newer),)), NOW, peer="p", believed=True)
     log = intake._core.replica.log(CHAIN)
     assert [(seq, record.key) for seq, record, _ in log.after(0, 9)] == [(1, "n:1"), (2, "n:2"), (3, "n:1")]
     assert log.replaced == 2, "they are not its own writes, and go when it is compacted"
@@ -201,8 +201,8 @@ def test_every_position_has_an_entry_also_where_something_else_stands() -> None:
 def test_whether_a_claim_may_be_believed_is_told() -> None:
     intake = taking(burst=0)
     intake._core.replica.apply(Item("n:1", 1, 0, SPEC, section(origin="b")))
-    assert intake.items([item(2)], NOW)
-    assert not intake.items([item(3), Item("n:1", 2, 0, END, section(seq=4)), item(5)], NOW)
+    assert intake.items([item(2)], NOW, peer="p")
+    assert not intake.items([item(3), Item("n:1", 2, 0, END, section(seq=4)), item(5)], NOW, peer="p")
     assert intake._core.replica.get("n:5") is not None, "the others are joined"
     assert intake.holds.limit(CHAIN, 9) == 3
 
@@ -213,7 +213,7 @@ def test_whether_a_claim_may_be_believed_is_told() -> None:
 def test_intervals_that_wait_are_few() -> None:
     intake = taking()
     for after in range(2, 2_000, 2):
-        intake.segment(Segment(CHAIN, after, after + 1, ()), NOW, believed=True)
+        intake.segment(Segment(CHAIN, after, after + 1, ()), NOW, peer="p", believed=True)
     assert len(intake._pending[CHAIN]) == MAX_PENDING
 
 
@@ -221,7 +221,7 @@ def test_chains_that_wait_are_few(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(intake_module, "MAX_PENDING_CHAINS", 8)
     intake = taking()
     for generation in range(100):
-        intake.segment(Segment(("a", generation), 5, 6, ()), NOW, believed=True)
+        intake.segment(Segment(("a", generation), 5, 6, ()), NOW, peer="p", believed=True)
         assert len(intake._pending) <= 8
 
 
@@ -230,8 +230,8 @@ def test_a_vector_never_outgrows_what_a_frame_can_carry(monkeypatch: pytest.Monk
     intake = taking()
     intake.claim({("a", generation): 1 for generation in range(200)})
     for generation in range(200, 300):
-        intake.segment(Segment(("a", generation), 0, 1, ()), NOW, believed=True)
+        intake.segment(Segment(("a", generation), 0, 1, ()), NOW, peer="p", believed=True)
     vector = intake._core.replica.vector
     assert len(vector) == 100 - intake_module.OWN_CHAINS
-    intake.segment(Segment(("a", 0), 1, 2, ()), NOW, believed=True)
+    intake.segment(Segment(("a", 0), 1, 2, ()), NOW, peer="p", believed=True)
     assert vector["a", 0] == 2, "those that are known go on"
