@@ -67,6 +67,7 @@ class Engine:
         self._liveness = Liveness(core)
         self._collector = Collector(core, self._writes, self._liveness, now)
         self._guard.reachable = self._liveness.reachable
+        replica.seen_by = self._seen_by
         self._intake.on_advanced = self._streams.advanced
         self._intake.on_claimed = self._announce_soon
         self._drains.on_lack = self._streams.graft
@@ -190,6 +191,12 @@ class Engine:
         self._liveness.settle()
         return self._liveness.words(now)
 
+    @property
+    def conflicts(self) -> int:
+        """How many writes were replaced by others which did not know of them, as far as can be told here: what
+        a peer has seen of ours it says once a second."""
+        return self.replica.conflicts
+
     def on_measured(self, hear: Callable[[Record], None]) -> None:
         """Call `hear` with every record of which another registry's numbers have come in."""
         self._liveness.on_measured = hear
@@ -209,6 +216,11 @@ class Engine:
         return self._core.links
 
     # parts
+
+    def _seen_by(self, registry_id: str) -> int:
+        """Our own chain, as far as that registry says that it has it; all of it where it says nothing."""
+        link, chain = self._core.links.get(registry_id), self.replica.chain
+        return link.vector.get(chain, 0) if link is not None and link.greeted else self.replica.vector.get(chain, 0)
 
     def _enrol(self, now: Now) -> None:
         """Our own entry in the roster, written when it is not there (any more) or says something else."""

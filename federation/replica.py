@@ -14,6 +14,7 @@ from federation.merge import absorb
 from federation.record import MAX_LIFE_FLOOR, REGISTRY_PREFIX, Item, Record, Section, SectionKind, section_of
 
 _JUDGEMENT = SectionKind.JUDGEMENT
+MAX_SEQ = 2**63
 
 
 class Meta(NamedTuple):
@@ -41,6 +42,8 @@ class Replica:
         self.logs: dict[Chain, Log] = {}
         self.digest = DigestTree(digest_key)
         self.on_replaced: Callable[[Record], None] | None = None
+        self.conflicts = 0  # writes that were replaced by others which did not know of them
+        self.seen_by: Callable[[str], int] = lambda origin: MAX_SEQ  # our chain, as far as that registry has it
         self._buckets: list[dict[str, Record]] = [{} for _ in range(BUCKETS)]
         self._count = 0
 
@@ -170,15 +173,18 @@ class Replica:
                 return None
             if old is not None:
                 self._replaced(record, old)
+                self._note_conflict(old, section, kind)
                 if kind == _JUDGEMENT and old[1] == self.registry_id != section[1]:
                     self._release(record)
         else:
             olds = [old for get in section_of if (old := get(record)) is not None]
             owner = record.judgement[1] if record.judgement is not None else None
+            before = record.life
             if not absorb(record, item):
                 return None
             for old in olds:
                 self._replaced(record, old)
+            self.conflicts += life == before  # two first registrations of one id
             if owner == self.registry_id != section[1]:
                 self._release(record)
         log = self.logs.get(chain)
@@ -257,6 +263,12 @@ class Replica:
             log.replaced += 1
         if self.on_replaced is not None:
             self.on_replaced(record)
+
+    def _note_conflict(self, old: Section, new: Section, kind: int) -> None:
+        """Count a write of this start that lost to one made without knowing it. Taking a node over is none."""
+        ours = old.origin == self.registry_id and old.generation == self.generation
+        if ours and kind != _JUDGEMENT and new.origin != self.registry_id and self.seen_by(new.origin) < old.seq:
+            self.conflicts += 1
 
     def _release(self, record: Record) -> None:
         """We lost a node to another registry, or to a deletion there: a position of our chain that stands
