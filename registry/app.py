@@ -3,22 +3,27 @@
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from aiohttp import web
 
 from registry.auth import Allowlist, Authenticator
+from registry.clock import Clock
 from registry.directory import Directory
 from registry.discovery import Finder
-from registry.feed import Feed
+from registry.federation_view import federation_view
 from registry.http.about import AboutHandlers
 from registry.http.caller import Callers
 from registry.http.existing import ExistingHandlers
+from registry.http.federation import LINK_PATH, FederationHandlers
+from registry.http.forward import Forwarder
 from registry.http.nodes import NodeHandlers
 from registry.http.server import Gate
 from registry.http.wire import MAX_BODY_BYTES
 from registry.metrics import Metrics
 from registry.ports import Store
-from registry.service import Clock, Place, Registry
+from registry.region import Region
+from registry.service import Place, Registry
 
 BOOTSTRAP_SCRIPT = Path(__file__).parent / "http" / "node_bootstrap.py"
 
@@ -34,22 +39,36 @@ class Parts:
     allowlist: Allowlist
     metrics: Metrics
     clock: Clock
-    feed: Feed
+    region: Region
+    url: str
     reasons: Callable[[], list[str]]
     trusted_proxies: Sequence[str] = ()
     cors_origins: Sequence[str] = ()
     started_ms: int = 0
 
 
-def make_app(parts: Parts) -> tuple[web.Application, Gate]:
-    """The application and the gate that every request passes."""
-    registry = Registry(parts.place, parts.store, parts.directory, parts.auth, parts.allowlist, parts.clock, parts.feed)
+def make_app(parts: Parts) -> tuple[web.Application, Gate, Forwarder, Registry]:
+    """The application, the gate that every request passes, the way to the worker that writes, and the commands."""
+    region = parts.region
+    registry = Registry(parts.place, parts.store, parts.directory, parts.auth, parts.allowlist, parts.clock, region)
+
+    def view() -> dict[str, Any]:
+        return federation_view(region, parts.directory, parts.place, parts.url, parts.clock)
+
     callers = Callers(parts.auth, parts.trusted_proxies)
     finder = Finder(parts.directory, parts.place.aliases)
     nodes = NodeHandlers(registry, finder, callers, parts.clock)
     about = AboutHandlers(
-        registry, callers, parts.metrics, parts.clock, parts.reasons, parts.started_ms or parts.clock.wall_ms()
+        registry,
+        callers,
+        parts.metrics,
+        parts.clock,
+        parts.reasons,
+        lambda: view() if region.writer is not None else None,
+        parts.started_ms or parts.clock.wall_ms(),
     )
+    forwarder = Forwarder(lambda: region.writer_address, callers.address)
+    federation = FederationHandlers(region, view, callers, forwarder, parts.clock)
     existing = ExistingHandlers(registry, callers, parts.clock)
     app = web.Application(client_max_size=MAX_BODY_BYTES)
     base = "/api/v1/nodes"
@@ -72,6 +91,9 @@ def make_app(parts: Parts) -> tuple[web.Application, Gate]:
             web.get(f"{one}/profile", existing.profile),
             web.get(f"{one}/dashboard", existing.dashboard),
             web.post("/api/v1/maintenance/cleanup", existing.clean_up),
+            web.get("/api/v1/federation", federation.federation),
+            web.delete("/api/v1/federation/members/{registry_id}", federation.forget),
+            web.get(LINK_PATH, federation.link),
             web.get("/", about.root),
             web.get("/health", about.health),
             web.get("/healthz", about.health),
@@ -83,7 +105,8 @@ def make_app(parts: Parts) -> tuple[web.Application, Gate]:
         ]
     )
     hot = {("POST", f"{base}/heartbeat"): nodes.heartbeat, ("GET", f"{base}/discover"): nodes.discover}
-    return app, Gate(app, parts.metrics, parts.cors_origins, hot)
+    gate = Gate(app, parts.metrics, parts.cors_origins, hot, forwarder.request)
+    return app, gate, forwarder, registry
 
 
 def _only(*methods: str) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:

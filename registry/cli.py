@@ -58,8 +58,6 @@ def serve_command(  # every flag of the contract is a parameter: that is what ty
     logs.configure(settings.log_format, settings.log_level)
     for warning in misspelled(os.environ):
         logs.event("unknown_setting", 30, hint=warning)
-    if settings.peer:
-        logs.event("peers_ignored", 30, hint="this version serves one region; --peer has no effect yet")
     from registry.supervisor import serve  # the settings come first: a wrong one should fail fast
 
     raise typer.Exit(serve(settings))

@@ -1,44 +1,117 @@
-"""The region's nodes in memory: every read is answered from here, none from Redis.
+"""All the federation's nodes in memory: every read is answered from here, none from Redis.
 
 An entry keeps the node's pre-encoded JSON and the few facts that filters and ranking need.
-Entries with equal labels, capabilities or models share one set.
+Entries with equal labels, capabilities or models share one set. How a node fares is its home registry's
+word; of our own nodes we keep who has been silent for how long, and say when another word is due.
 """
 
 from bisect import bisect_left, bisect_right, insort
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import orjson
 
 from registry.capabilities import capability_names, free_vram_gb, number, total_vram_gb
-from registry.lifecycle import Deadlines, Liveness, Transition, Windows, next_liveness, shown_status
+from registry.lifecycle import Deadlines, ExpiryGuard, Liveness, Transition, Windows, next_liveness, shown_status
 from registry.names import ModelName, parse_model
-from registry.node import Record, iso, shown
+from registry.node import Record, Word, iso, shown
 
 Json = Any
+_JUDGE_AGAIN_S = 1.0  # a word that was due and has not come: the store was away
 _FEW = 64  # so many new ids are put in their places one by one; more are sorted in
 _REMEMBERED_DELETIONS = 10_000  # far more than can be in flight between two workers
+
+
+class Owner:
+    """A registry as the home of nodes: whether its word on them is current. `piece` is what it adds to each
+    of its nodes' JSON; `revision` grows when it has become reachable, or is no longer."""
+
+    __slots__ = ("_generation", "_known", "_since", "is_us", "piece", "reachable", "registry_id", "revision")
+
+    def __init__(self, registry_id: str, *, is_us: bool) -> None:
+        self.registry_id = registry_id
+        self.is_us = self.reachable = is_us
+        self.revision = 0
+        self.piece = _age_piece(0.0 if is_us else None)
+        self._since: int | None = None
+        self._generation = 0
+        self._known: dict[int, int] = {}
+
+    def hear(
+        self, reachable: bool, age_s: float | None, now_ms: int, generation: int, known: Iterable[tuple[int, int]]
+    ) -> bool:
+        """Take in how it stands: its word was current `age_s` ago (None: it never was, as far as we know), and
+        vouches for its judgements up to `known`, a position for each of its starts up to `generation`.
+        Whether anything changed for its nodes but the age."""
+        before = self.reachable, self._generation, self._known
+        earlier = {start: seq for start, seq in known if start < generation}  # all that it says in this one stands
+        self.reachable, self._generation, self._known = reachable, generation, earlier
+        self.piece = _age_piece(age_s)
+        if before == (self.reachable, self._generation, self._known):
+            return False
+        self._since = now_ms - int(age_s * 1000) if age_s is not None else None
+        self.revision += 1
+        return True
+
+    def vouches(self, said: tuple[int, int]) -> bool:
+        """Whether that word of it stands, as far as can be known here."""
+        generation, seq = said
+        current = self.is_us or generation >= self._generation or self._known.get(generation, -1) >= seq
+        return self.reachable and current
+
+    def doubt(self, said: tuple[int, int]) -> str | None:
+        """Why that word of it may be out of date; None: it is current."""
+        if self.vouches(said):
+            return None
+        if self.reachable:
+            return f"{self.registry_id}, its home registry, has not confirmed this since it started again"
+        since = "" if self._since is None else f" since {iso(self._since)}"
+        return (
+            f"its home registry {self.registry_id} has not been heard of{since}: this is the last known status, "
+            "the node may well be alive"
+        )
+
+
+def _age_piece(age_s: float | None) -> bytes:
+    return b',"status_age_s":null' if age_s is None else b',"status_age_s":%d' % age_s
 
 
 class Entry:
     """One node. Times: `heard_s` monotonic seconds, `beat_at_ms` wall-clock milliseconds."""
 
     __slots__ = (
-        "_declared_free_gb", "_dynamic", "beat_at_ms", "capabilities", "cpu_cores", "due_at_s", "free_vram_gb",
-        "heard_s", "intent", "key_hash", "labels", "liveness", "load", "metrics", "models", "node_id", "ram_gb",
-        "region", "reported", "role", "static", "token", "type", "version", "vram_gb", "why",
+        "_declared_free_gb", "_dynamic", "_owner_revision", "beat_at_ms", "capabilities", "cpu_cores", "due_at_s",
+        "free_vram_gb", "heard_s", "intent", "key_hash", "labels", "load", "metrics", "models", "node_id",
+        "owner", "ram_gb", "region", "role", "said", "static", "token", "type", "version", "vram_gb", "word",
     )  # fmt: skip
 
-    def __init__(self, node_id: str) -> None:
+    def __init__(self, node_id: str, owner: Owner) -> None:
         self.node_id = node_id
-        self.liveness: Liveness = "online"
+        self.owner = owner
+        self.word = Word()
+        self.said = (0, 0)
         self.metrics = b"{}"
         self.load: float | None = None
         self.beat_at_ms: int | None = None
         self.heard_s = self.due_at_s = 0.0
-        self.why: str | None = None
         self._dynamic: bytes | None = None
+        self._owner_revision = -1
+
+    @property
+    def liveness(self) -> Liveness:
+        """How it fares, by its home registry's word."""
+        return self.word.liveness
+
+    @property
+    def reported(self) -> str | None:
+        """What its agent said of itself."""
+        return self.word.reported
+
+    @property
+    def reachable(self) -> bool:
+        """Whether its home registry's word is current."""
+        return self.owner.vouches(self.said)
 
     @property
     def status(self) -> str:
@@ -63,7 +136,7 @@ class Entry:
         self.ram_gb = number(flat.get("ram_gb"))
         self.vram_gb = total_vram_gb(flat)
         self._declared_free_gb = free_vram_gb(flat["gpus"])
-        self.reported, self.intent = intern(record.reported), intern(record.intent.status)
+        self.word, self.said, self.intent = intern(record.word), record.said, intern(record.intent.status)
         self.take_metrics(self.metrics)
 
     def take_metrics(self, metrics: bytes, decoded: Mapping[str, Json] | None = None) -> None:
@@ -81,21 +154,18 @@ class Entry:
 
     def heard(self, at_ms: int, now: float) -> None:
         """Note a heartbeat."""
-        self.beat_at_ms, self.heard_s, self.liveness, self.why = at_ms, now, "online", None
-        self._dynamic = None
-
-    def silent(self, liveness: Liveness, why: str | None) -> None:
-        """Note what silence led to."""
-        self.liveness, self.why = liveness, why
+        self.beat_at_ms, self.heard_s = at_ms, now
         self._dynamic = None
 
     def fragment(self) -> bytes:
         """The node's JSON without its closing brace."""
-        return self.static + self.dynamic()
+        return self.static + self.dynamic() + self.owner.piece
 
     def dynamic(self) -> bytes:
-        """The part of the fragment that heartbeats and silence change; it follows `static`."""
-        if self._dynamic is None:
+        """The part of the fragment that heartbeats and silence change; it follows `static`, and its owner's
+        `piece` follows it."""
+        if self._dynamic is None or self._owner_revision != self.owner.revision:
+            self._owner_revision = self.owner.revision
             beat = b'"' + iso(self.beat_at_ms).encode() + b'"' if self.beat_at_ms is not None else b"null"
             self._dynamic = b',"status":"%b","status_reason":%b,"last_heartbeat":%b,"metrics":%b' % (
                 self.status.encode(),
@@ -106,7 +176,8 @@ class Entry:
         return self._dynamic
 
     def _reason(self) -> str | None:
-        parts = [self.why] if self.why else []
+        doubt = self.owner.doubt(self.said)
+        parts = [text for text in (doubt, self.word.why) if text is not None]
         if self.intent:
             parts.append(f"set to {self.intent} by an operator")
         elif self.reported == "leaving":
@@ -124,22 +195,36 @@ class Counts:
     by_status: dict[str, int]
 
 
-class Directory:
-    """All nodes of a region. `revision` grows with every change that can alter an answer's
-    membership; heartbeats that only bring new numbers do not count."""
+@dataclass(frozen=True, slots=True)
+class Due:
+    """A node of ours of which another word is due: it has been silent for so long."""
 
-    def __init__(self, windows: Windows, now: float) -> None:
+    node_id: str
+    word: Word
+
+
+class Directory:
+    """All nodes. `revision` grows with every change that can alter an answer's membership or order;
+    heartbeats that only bring new numbers do not count. `on_transition` hears of changes of liveness."""
+
+    def __init__(self, windows: Windows, now: float, registry_id: str) -> None:
         self._windows = windows
         self._nodes: dict[str, Entry] = {}
         self._order: list[str] = []
         self._unsorted: list[str] = []
-        self._owners: dict[bytes, str] = {}
+        self._keys: dict[bytes, str] = {}
         self._deleted: dict[str, int] = {}
         self._interned: dict[Any, Any] = {}
         self._deadlines = Deadlines()
+        self._overdue: dict[str, None] = {}
+        self._guard = ExpiryGuard(windows.offline_after_s)
         self._counting_since = now
+        self._us = Owner(registry_id, is_us=True)
+        self._owners = {registry_id: self._us}
+        self._alive = 0  # nodes of ours that are not offline
         self.revision = 0
         self.by_status: dict[str, int] = {}
+        self.on_transition: Callable[[Transition], None] = lambda transition: None
 
     def __len__(self) -> int:
         return len(self._nodes)
@@ -150,7 +235,7 @@ class Directory:
 
     def owner_of(self, key_hash: bytes) -> str | None:
         """The node whose record carries this key's hash."""
-        return self._owners.get(key_hash)
+        return self._keys.get(key_hash)
 
     def entries(self) -> Iterator[Entry]:
         """Every node in the order of ids."""
@@ -169,27 +254,39 @@ class Directory:
 
     # changes
 
-    def put(self, record: Record, version: int, now: float) -> Entry | None:
+    def put(self, record: Record, version: int, now: float, now_ms: int = 0) -> Entry | None:
         """Apply a stored record; None when a newer change of the node is already here."""
         node_id = record.node_id
         entry = self._nodes.get(node_id)
         if version <= self._deleted.get(node_id, 0) or (entry is not None and version <= entry.version):
             return None
+        owner = self._owner(record.home_registry)
+        new, before = entry is None, entry.liveness if entry is not None else None
         if entry is None:
-            entry = Entry(node_id)
-            entry.heard_s = now
+            entry = Entry(node_id, owner)
             self._nodes[node_id] = entry
             self._unsorted.append(node_id)
-            self._watch(entry)
         else:
             self._forget_status(entry)
             if entry.key_hash is not None:
-                self._owners.pop(entry.key_hash, None)
+                self._keys.pop(entry.key_hash, None)
+        moved = new or entry.owner is not owner
+        entry.owner = owner
         entry.take_record(record, version, self._intern)
         if entry.key_hash is not None:
-            self._owners[entry.key_hash] = node_id
+            self._keys[entry.key_hash] = node_id
         self._count_status(entry)
+        if moved:
+            entry.heard_s = now
+        if not owner.is_us:
+            known_ms = max(record.word.heard_at_ms or 0, record.last_registration_ms)
+            entry.beat_at_ms = max(entry.beat_at_ms or 0, known_ms)
+        elif moved or before != entry.liveness:
+            self._watch(entry)
         self.revision += 1
+        if before is not None and before != entry.liveness:
+            why = entry.word.why or "heard again"
+            self.on_transition(Transition(node_id, before, entry.liveness, why, now_ms))
         return entry
 
     def delete(self, node_id: str, version: int) -> bool:
@@ -207,84 +304,134 @@ class Directory:
         order = self._ordered()
         del order[bisect_left(order, node_id)]
         if entry.key_hash is not None:
-            self._owners.pop(entry.key_hash, None)
+            self._keys.pop(entry.key_hash, None)
         self.revision += 1
         return True
 
     def beat(
         self, node_id: str, metrics: bytes | None, at_ms: int, now: float, decoded: Mapping[str, Json] | None = None
-    ) -> Transition | None:
-        """Apply a heartbeat; the transition if it brought the node back. `decoded` is as in
-        Entry.take_metrics."""
+    ) -> None:
+        """Apply a heartbeat, ours or (`now`: when it was heard there) another registry's. What it means for a
+        node's liveness its home registry says. `decoded` is as in Entry.take_metrics."""
         entry = self._nodes.get(node_id)
         if entry is None or (entry.beat_at_ms is not None and at_ms < entry.beat_at_ms):
-            return None
-        before = entry.liveness
+            return
         if metrics is not None:
             entry.take_metrics(metrics, decoded)
-        if before == "online":
-            entry.heard(at_ms, now)
-            return None
-        self._forget_status(entry)
         entry.heard(at_ms, now)
-        self._count_status(entry)
-        self._watch(entry)
-        self.revision += 1
-        return Transition(node_id, before, "online", "heard again", at_ms)
 
     def restore(
-        self, entry: Entry, liveness: Liveness, beat_at_ms: int | None, age_s: float | None, now: float
+        self, node_id: str, beat_at_ms: int | None, age_s: float | None, metrics: bytes | None, now: float
     ) -> None:
-        """Set what was known of a node's heartbeat before this registry started."""
-        self._forget_status(entry)
+        """Set what the store knows of a node's last heartbeat. `age_s` None: its time was up."""
+        entry = self._nodes.get(node_id)
+        if entry is None or not entry.owner.is_us or (entry.beat_at_ms or 0) > (beat_at_ms or 0):
+            return
+        if metrics is not None:
+            entry.take_metrics(metrics)
         entry.beat_at_ms = beat_at_ms
-        entry.heard_s = now - age_s if age_s is not None else now - self._windows.offline_after_s
-        why = _silence(entry, self._windows, liveness) if liveness != "online" else None
-        if age_s is None and liveness == "online":
-            why = "not heard since the registry restarted"
-        entry.silent(liveness, why)
-        self._count_status(entry)
+        entry.heard_s = now - (self._windows.offline_after_s if age_s is None else age_s)
+        entry._dynamic = None
 
     # liveness
+
+    def hear(
+        self,
+        registry_id: str,
+        *,
+        reachable: bool,
+        age_s: float | None,
+        now_ms: int,
+        generation: int,
+        known: Iterable[tuple[int, int]],
+    ) -> None:
+        """How another registry stands; see Owner.hear."""
+        owner = self._owner(registry_id)
+        if not owner.is_us and owner.hear(reachable, age_s, now_ms, generation, known):
+            self.revision += 1
 
     def restart_counting(self, now: float) -> None:
         """Silence counts only from here on: before, we might not have heard (start, outage, stall)."""
         self._counting_since = now
 
-    def sweep(self, now: float, now_ms: int, limit: int = 5_000) -> list[Transition]:
-        """Change the status of nodes that have been silent too long; bounded work a call."""
-        found: list[Transition] = []
+    @property
+    def counting_since(self) -> float:
+        """Since when silence counts, in monotonic seconds."""
+        return self._counting_since
+
+    def due(self, now: float, limit: int = 5_000) -> list[Due]:
+        """Nodes of ours that have been silent too long for what was last said of them; bounded work a call.
+        Until that is said they come up again."""
+        found: list[Due] = []
         for due_at_s, node_id in self._deadlines.due(now, limit):
             entry = self._nodes.get(node_id)
-            # A node deleted and registered again has a newer entry in the heap: this one is dead.
-            if entry is None or entry.due_at_s != due_at_s or entry.liveness == "offline":
+            # A node deleted and registered again, or moved away and back, has a newer entry: this one is dead.
+            if entry is None or entry.due_at_s != due_at_s or not self._expires(entry):
                 continue
-            before = entry.liveness
-            silence, held = now - entry.heard_s, now - self._counting_since
-            after = next_liveness(silence, held, before, self._windows)
-            if after != before:
-                self._forget_status(entry)
-                entry.silent(after, _silence(entry, self._windows, after))
-                self._count_status(entry)
-                self.revision += 1
-                found.append(Transition(node_id, before, after, entry.why or "", now_ms))
-            if after != "offline":
+            after = self._liveness_due(entry, now)
+            if after == "offline":
+                self._overdue[node_id] = None
+            elif after != entry.liveness:
+                found.append(self._due(entry, after))
+                self._watch(entry, now + _JUDGE_AGAIN_S)
+            else:
                 self._watch(entry)
+        if self._overdue:
+            found += self._due_offline(now, limit)
         return found
 
-    def _watch(self, entry: Entry) -> None:
-        """Look again when silence from now on would matter."""
+    def hold_left_s(self, now: float) -> float | None:
+        """How much longer nobody is called offline, because too many fell silent at once; None: no hold."""
+        return self._guard.left_s(now)
+
+    def _due_offline(self, now: float, limit: int) -> list[Due]:
+        overdue: list[Entry] = []
+        for node_id in self._overdue:
+            entry = self._nodes.get(node_id)
+            if entry is None or not self._expires(entry):
+                continue
+            if self._liveness_due(entry, now) == "offline":
+                overdue.append(entry)
+            else:
+                self._watch(entry)  # it was heard again
+        self._overdue = dict.fromkeys(entry.node_id for entry in overdue)
+        if not self._guard.holds(len(overdue), self._alive, now):
+            return [self._due(entry, "offline") for entry in overdue[:limit]]
+        return [self._due(entry, "degraded") for entry in overdue if entry.liveness == "online"][:limit]
+
+    def _expires(self, entry: Entry) -> bool:
+        return entry.owner.is_us and entry.liveness != "offline"
+
+    def _liveness_due(self, entry: Entry, now: float) -> Liveness:
+        held = now - self._counting_since
+        return next_liveness(now - entry.heard_s, held, entry.liveness, self._windows)
+
+    def _due(self, entry: Entry, liveness: Liveness) -> Due:
+        why = _silence(entry, self._windows, liveness)
+        return Due(entry.node_id, Word(liveness, entry.reported, why, entry.beat_at_ms))
+
+    def _owner(self, registry_id: str) -> Owner:
+        owner = self._owners.get(registry_id)
+        if owner is None:
+            owner = self._owners[registry_id] = Owner(registry_id, is_us=False)
+        return owner
+
+    def _watch(self, entry: Entry, at_s: float | None = None) -> None:
+        """Look again at that moment, or when silence from now on would matter."""
         windows = self._windows
         limit_s = windows.degraded_after_s if entry.liveness == "online" else windows.offline_after_s
-        entry.due_at_s = max(entry.heard_s, self._counting_since) + limit_s
-        self._deadlines.add(entry.node_id, entry.due_at_s)
+        entry.due_at_s = max(entry.heard_s, self._counting_since) + limit_s if at_s is None else at_s
+        if entry.liveness != "offline":
+            self._deadlines.add(entry.node_id, entry.due_at_s)
 
     def _count_status(self, entry: Entry) -> None:
         status = entry.status
         self.by_status[status] = self.by_status.get(status, 0) + 1
+        self._alive += self._expires(entry)
 
     def _forget_status(self, entry: Entry) -> None:
         self.by_status[entry.status] -= 1
+        self._alive -= self._expires(entry)
 
     def _ordered(self) -> list[str]:
         """The ids in order. New ones wait until somebody asks: 100,000 loaded nodes are sorted once."""

@@ -96,8 +96,8 @@ def _at_least(attribute: str, least: float) -> Test:
 
 
 def rank_key(query: DiscoverQuery, region: str | None) -> Callable[[Entry], tuple[Any, ...]]:
-    """The order, smallest first: healthy, near (the region), then as `sort` says, then less
-    loaded, more VRAM free; the id makes it total."""
+    """The order, smallest first: known to be there (its home registry can be heard of), healthy, near (the
+    region), then as `sort` says, then less loaded, more VRAM free; the id makes it total."""
 
     def key(e: Entry) -> tuple[Any, ...]:
         load = 1.0 if e.load is None else e.load  # unknown load is no reason to prefer a node
@@ -112,8 +112,8 @@ def rank_key(query: DiscoverQuery, region: str | None) -> Callable[[Entry], tupl
         elif query.sort == "ram":
             chosen = -(e.ram_gb or 0.0)
         elif query.sort == "node_id":
-            return (e.node_id,)
-        return (e.status != "online", chosen, e.region != region, load, free, e.node_id)
+            return (not e.reachable, e.node_id)
+        return (not e.reachable, e.status != "online", chosen, e.region != region, load, free, e.node_id)
 
     return key
 

@@ -23,6 +23,7 @@ KINDS: dict[str, Kind] = {
     "forbidden": Kind(403, "This key may not do that"),
     "not_allowlisted": Kind(403, "This node is not on the allowlist"),
     "no_such_node": Kind(404, "No such node"),
+    "no_such_registry": Kind(404, "No such registry"),
     "no_such_route": Kind(404, "No such route"),
     "method_not_allowed": Kind(405, "Method not allowed"),
     "node_id_taken": Kind(409, "The node id belongs to another key"),
@@ -31,6 +32,8 @@ KINDS: dict[str, Kind] = {
     "expectation_failed": Kind(417, "The Expect header is not supported"),
     "invalid": Kind(422, "A field is wrong"),
     "internal": Kind(500, "The registry failed"),
+    "catching_up": Kind(503, "The registry is catching up"),
+    "not_yet_visible": Kind(503, "That write has not arrived yet"),
     "store_unavailable": Kind(503, "The registry's store is unavailable"),
 }
 

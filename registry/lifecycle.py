@@ -5,6 +5,7 @@ from heapq import heappop, heappush
 from typing import Literal
 
 Liveness = Literal["online", "degraded", "offline"]
+LIVENESSES: tuple[Liveness, ...] = ("online", "degraded", "offline")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,16 +58,39 @@ def next_liveness(silence_s: float, held_s: float, current: Liveness, windows: W
     return "online"
 
 
-def liveness_at_start(age_s: float | None, downtime_s: float, was_offline: bool, windows: Windows) -> Liveness:
-    """A node's liveness when a registry starts: what it was when the last one stopped.
+class ExpiryGuard:
+    """Holds back when many nodes fall silent at once: then it is more likely our own network than they.
 
-    `age_s` is the heartbeat's age (None: nothing is known); `downtime_s` is how long nobody was
-    there to hear it. Offline stands only where a worker had seen it: we might not have heard.
+    A hold begins when more than `SHARE` of the nodes that should be there (and at least `LEAST`) are overdue
+    to be called offline in one moment. It ends by itself: when they are heard again, or after one more offline
+    window, in which a network that was cut had time to come back. (Eureka's self-preservation never ends;
+    others have none, and empty a whole region in one sweep.)
     """
-    if was_offline and age_s is None:
-        return "offline"
-    silent = age_s is not None and age_s - downtime_s >= windows.degraded_after_s
-    return "degraded" if silent else "online"
+
+    SHARE = 0.3
+    LEAST = 20
+
+    def __init__(self, hold_s: float) -> None:
+        self._hold_s = hold_s
+        self._until_s: float | None = None
+        self._spent = False  # this silence has had its hold
+
+    def holds(self, overdue: int, alive: int, now: float) -> bool:
+        """Whether nobody is to be called offline now. `overdue`: nodes whose time is up; `alive`: nodes not
+        offline yet, the overdue among them; `now` is monotonic."""
+        many = overdue >= self.LEAST and overdue > self.SHARE * alive
+        if not many:
+            self._until_s, self._spent = None, self._spent and overdue > 0
+            return False
+        if self._until_s is None and not self._spent:
+            self._until_s = now + self._hold_s
+        if self._until_s is not None and now >= self._until_s:
+            self._until_s, self._spent = None, True
+        return self._until_s is not None
+
+    def left_s(self, now: float) -> float | None:
+        """How long the hold lasts at most; None: nothing is held."""
+        return None if self._until_s is None else max(0.0, self._until_s - now)
 
 
 class Deadlines:

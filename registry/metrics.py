@@ -1,10 +1,11 @@
 """Prometheus metrics of one worker; several workers' are summed through files they share."""
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.exposition import generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
@@ -75,13 +76,16 @@ class Metrics:
         self.commit_batch.observe(size)
         self.store_latency.observe(seconds)
 
-    def exposition(self, counts: Counts) -> bytes:
-        """The text format; nodes are the region's, so they are not summed over workers."""
+    def exposition(self, counts: Counts, federation: Mapping[str, Any]) -> bytes:
+        """The text format; nodes and the federation are the region's, so they are not summed over workers.
+        `federation`: what GET /api/v1/federation answers."""
         registry = self._own
         if os.environ.get("PROMETHEUS_MULTIPROC_DIR"):  # several workers: the library sums their files
             registry = CollectorRegistry()
             MultiProcessCollector(registry)  # type: ignore[no-untyped-call]  # the library has no types here
-        return generate_latest(registry) + generate_latest(_nodes(counts))
+        return generate_latest(registry) + generate_latest(
+            _of(_NodeCollector(counts), _FederationCollector(federation))
+        )
 
 
 class _NodeCollector(Collector):
@@ -95,7 +99,65 @@ class _NodeCollector(Collector):
         yield family
 
 
-def _nodes(counts: Counts) -> CollectorRegistry:
+class _FederationCollector(Collector):
+    def __init__(self, view: Mapping[str, Any]) -> None:
+        self._view = view
+
+    def collect(self) -> Iterable[Metric]:
+        yield from self._gauges()
+        yield from self._counters()
+
+    def _gauges(self) -> Iterable[Metric]:
+        peers = [peer for peer in self._view["peers"] if peer["registry_id"] is not None]
+        for name, help_text, value in (
+            ("replication_lag_seconds", "Everything that the peer wrote until so long ago is here.", _lag_s),
+            ("peer_reachable", "1 while the peer's word on its nodes is current.", lambda p: float(p["reachable"])),
+            ("peer_link_up", "1 while there is a link to the peer.", lambda p: float(p["state"] == "up")),
+            ("peer_rtt_seconds", "Round trip time of the link to the peer.", _rtt_s),
+        ):
+            family = GaugeMetricFamily(f"dagi_registry_{name}", help_text, labels=["peer"])
+            for peer in peers:
+                found = value(peer)
+                if found is not None:
+                    family.add_metric([peer["registry_id"]], found)
+            yield family
+        records = GaugeMetricFamily("dagi_registry_records", "Records of the federation held, tombstones among them.")
+        records.add_metric([], self._view["self"]["records"])
+        yield records
+        hold = GaugeMetricFamily("dagi_registry_expiry_hold_seconds", "How much longer nobody is called offline.")
+        hold.add_metric([], self._view["expiry_hold_s"] or 0.0)
+        yield hold
+
+    def _counters(self) -> Iterable[Metric]:
+        for unit in ("frames", "bytes"):
+            family = CounterMetricFamily(f"dagi_registry_link_{unit}", f"{unit} over links.", labels=["peer", "way"])
+            for peer in self._view["peers"]:
+                if peer["registry_id"] is not None:
+                    for way in ("in", "out"):
+                        family.add_metric([peer["registry_id"], way], peer[f"{unit}_{way}"])
+            yield family
+        alerts = CounterMetricFamily("dagi_registry_federation_alerts", "What somebody should know.", labels=["code"])
+        for code, alert in self._view["alerts"].items():
+            alerts.add_metric([code], alert["count"])
+        yield alerts
+        conflicts = CounterMetricFamily(
+            "dagi_registry_conflicts", "Our writes that were replaced by a registry that had not seen them."
+        )
+        conflicts.add_metric([], self._view["conflicts"])
+        yield conflicts
+
+
+def _lag_s(peer: Mapping[str, Any]) -> float | None:
+    lag_s: float | None = peer["lag_s"]
+    return lag_s
+
+
+def _rtt_s(peer: Mapping[str, Any]) -> float | None:
+    return None if peer["rtt_ms"] is None else peer["rtt_ms"] / 1000
+
+
+def _of(*collectors: Collector) -> CollectorRegistry:
     registry = CollectorRegistry()
-    registry.register(_NodeCollector(counts))
+    for collector in collectors:
+        registry.register(collector)
     return registry

@@ -202,6 +202,16 @@ class NodeFilter(BaseModel):
     label: Names = Field(default_factory=list, validation_alias=AliasChoices("label", "labels"))
     capability: Names = Field(default_factory=list, validation_alias=AliasChoices("capability", "capabilities"))
     limit: Whole = Field(100, ge=1, le=MAX_LIMIT)
+    min_version: Text | None = None
+
+
+class OneQuery(BaseModel):
+    """GET /api/v1/nodes/{node_id}. `min_version`: an answer to a write gave it; the read waits, not for long,
+    until that write is visible."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    min_version: Text | None = None
 
 
 class ListQuery(NodeFilter):

@@ -1,20 +1,24 @@
-"""A node's record: what is stored of it, how a registration changes it, how it is shown."""
+"""A node: what the federation's record says of it, how a registration changes it, how it is shown."""
 
 import base64
 import binascii
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
 
 import orjson
 
+from federation.record import Record as Versioned
+from federation.writes import Token
 from registry.capabilities import nested, normalise
+from registry.lifecycle import LIVENESSES, Liveness
 from registry.model import Capabilities, PatchRequest, RegisterRequest
 from registry.names import canonical_region, machine_fingerprint, made_node_id
 
 Json = Any
+NODE_PREFIX = "n:"  # the federation's keys of nodes
 _NOT_CAPABILITIES = RegisterRequest.model_fields.keys() - Capabilities.model_fields.keys()
 
 
@@ -25,6 +29,20 @@ class Intent:
     status: str | None = None
     labels_add: tuple[str, ...] = ()
     labels_remove: tuple[str, ...] = ()
+    at_ms: int = 0
+
+    def encode(self) -> bytes:
+        """The payload of an intent."""
+        return orjson.dumps([self.status, self.labels_add, self.labels_remove, self.at_ms])
+
+    @classmethod
+    def decode(cls, data: bytes) -> "Intent":
+        """Read what `encode` wrote. ValueError: it is no intent, and came from a peer."""
+        status, add, remove, at_ms = orjson.loads(data)
+        texts = (*add, *remove) if status is None else (status, *add, *remove)
+        if not all(isinstance(text, str) for text in texts):
+            raise ValueError("no intent")
+        return cls(status, tuple(add), tuple(remove), int(at_ms))
 
     def labels(self, reported: list[str]) -> list[str]:
         """The labels to show, in the order given, each once."""
@@ -33,11 +51,37 @@ class Intent:
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
-    """A node as the store keeps it. Times are wall-clock milliseconds.
+class Word:
+    """The home registry's word on a node: how it fares, and what the agent said of itself.
 
-    `life`, `incarnation` and `epoch` order the states of one node across registries: a
-    registration is minted above whatever token the node brings.
+    `why` and `heard_at_ms` (its last heartbeat, as its home registry's wall clock had it) are told of nodes
+    that have fallen silent.
+    """
+
+    liveness: Liveness = "online"
+    reported: str | None = None
+    why: str | None = None
+    heard_at_ms: int | None = None
+
+    def encode(self) -> bytes:
+        """The payload of a judgement. Equal words are equal bytes: saying the same again writes nothing."""
+        return orjson.dumps([self.liveness, self.reported, self.why, self.heard_at_ms])
+
+    @classmethod
+    def decode(cls, data: bytes) -> "Word":
+        """Read what `encode` wrote. ValueError: it is no such word, and came from a peer."""
+        liveness, reported, why, heard_at_ms = orjson.loads(data)
+        if liveness not in LIVENESSES or not all(text is None or isinstance(text, str) for text in (reported, why)):
+            raise ValueError("no word on a node")
+        return cls(liveness, reported, why, heard_at_ms if isinstance(heard_at_ms, int) else None)
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A node as the federation's record of it says. Times are wall-clock milliseconds.
+
+    `life`, `incarnation` and `epoch` order the states of one node across registries; `said` is the position
+    of the home registry's word in its chain: (generation, seq).
     """
 
     node_id: str
@@ -47,33 +91,77 @@ class Record:
     home_registry: str
     registered_at_ms: int
     last_registration_ms: int
-    updated_at_ms: int
     key_hash: str | None = None
-    reported: str | None = None
+    word: Word = field(default_factory=Word)
     intent: Intent = field(default_factory=Intent)
     life: int = 1
     incarnation: int = 0
     epoch: int = 0
+    said: tuple[int, int] = (0, 0)
 
-    def encode(self) -> bytes:
-        """The bytes that the store keeps."""
-        return orjson.dumps(asdict(self))
+    @property
+    def reported(self) -> str | None:
+        """What the agent said of itself."""
+        return self.word.reported
+
+    @property
+    def updated_at_ms(self) -> int:
+        """When it last registered or was patched."""
+        return max(self.last_registration_ms, self.intent.at_ms)
+
+    def encode_spec(self) -> bytes:
+        """The payload of its registration."""
+        return orjson.dumps(
+            [
+                self.spec, self.fingerprint, self.observed_ip, self.registered_at_ms, self.last_registration_ms,
+                self.key_hash,
+            ]
+        )  # fmt: skip
 
     @classmethod
-    def decode(cls, data: bytes) -> "Record":
-        """Read what `encode` wrote."""
-        fields = orjson.loads(data)
-        intent = fields.pop("intent")
-        return cls(
-            intent=Intent(intent["status"], tuple(intent["labels_add"]), tuple(intent["labels_remove"])),
-            **fields,
-        )
+    def of(cls, record: Versioned) -> "Record | None":
+        """The node that a federation record tells of; None where there is none, or where what a peer wrote
+        is no node."""
+        spec, judgement = record.spec, record.judgement
+        if not record.exists or spec is None or not record.key.startswith(NODE_PREFIX):
+            return None
+        try:
+            what, fingerprint, observed_ip, registered_at_ms, last_registration_ms, key_hash = orjson.loads(
+                spec.payload
+            )
+            return cls(
+                node_id=record.key[len(NODE_PREFIX) :],
+                spec=what,
+                fingerprint=fingerprint,
+                observed_ip=observed_ip,
+                home_registry=judgement.origin if judgement is not None else spec.origin,
+                registered_at_ms=registered_at_ms,
+                last_registration_ms=last_registration_ms,
+                key_hash=key_hash,
+                word=Word.decode(judgement.payload) if judgement is not None else Word(),
+                intent=Intent.decode(record.intent.payload) if record.intent is not None else Intent(),
+                life=record.life,
+                incarnation=record.incarnation,
+                epoch=max(spec.major, judgement.major if judgement is not None else 0),
+                said=(judgement.generation, judgement.seq) if judgement is not None else (0, 0),
+            )
+        except (AttributeError, TypeError, ValueError, LookupError):
+            return None
 
     @property
     def token(self) -> str:
         """What the node brings with its next request, so that any registry mints above it."""
-        text = f"{self.life}.{self.incarnation}.{self.epoch}"
-        return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
+        return token_text(Token(self.life, self.incarnation, self.epoch))
+
+
+def node_key(node_id: str) -> str:
+    """The federation's key of a node."""
+    return NODE_PREFIX + node_id
+
+
+def token_text(token: Token) -> str:
+    """The token as nodes carry it: opaque to them."""
+    return base64.urlsafe_b64encode(b"%d.%d.%d" % token).decode().rstrip("=")
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,17 +175,16 @@ class Origin:
     aliases: Mapping[str, str]
 
 
-def parse_token(token: str | None) -> tuple[int, int, int]:
-    """(life, incarnation, epoch) of a token; zeros for none, a foreign or an absurd one."""
-    if not token:
-        return 0, 0, 0
+def parse_token(text: str | None) -> Token | None:
+    """What a node brought; None for nothing, a foreign or an absurd one."""
+    if not text:
+        return None
     try:
-        text = base64.urlsafe_b64decode(token + "=" * (-len(token) % 4)).decode("ascii")
-        life, incarnation, epoch = (int(part) for part in text.split("."))
-    except (ValueError, binascii.Error):
-        return 0, 0, 0
-    bounded = 0 <= life < 2**31 and 0 <= incarnation < 2**63 and 0 <= epoch < 2**53
-    return (life, incarnation, epoch) if bounded else (0, 0, 0)
+        decoded = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)).decode("ascii")
+        token = Token(*(int(part) for part in decoded.split(".")))
+    except (TypeError, ValueError, binascii.Error):
+        return None
+    return token if all(0 <= part < 2**63 for part in token) else None
 
 
 def fingerprint_of(request: RegisterRequest, observed_ip: str) -> str:
@@ -115,58 +202,33 @@ def candidate_id(request: RegisterRequest, fingerprint: str, attempt: int) -> st
 def registered(stored: Record | None, node_id: str, request: RegisterRequest, origin: Origin) -> Record:
     """The record after a registration. What a registration does not say is no longer so;
     the operator's intent, the key and the first registration stay."""
-    life, incarnation, epoch = parse_token(request.token)
     now_ms = origin.now_ms
-    spec = _spec(request, node_id, origin)
+    fields: dict[str, Any] = {
+        "spec": _spec(request, node_id, origin),
+        "fingerprint": fingerprint_of(request, origin.observed_ip),
+        "observed_ip": origin.observed_ip,
+        "home_registry": origin.registry_id,
+        "last_registration_ms": now_ms,
+        "word": Word(reported=request.status),
+    }
     if stored is None:
-        return Record(
-            node_id=node_id,
-            spec=spec,
-            fingerprint=fingerprint_of(request, origin.observed_ip),
-            observed_ip=origin.observed_ip,
-            home_registry=origin.registry_id,
-            registered_at_ms=now_ms,
-            last_registration_ms=now_ms,
-            updated_at_ms=now_ms,
-            reported=request.status,
-            life=max(1, life | 1),
-            incarnation=incarnation or now_ms,
-            epoch=max(now_ms, epoch + 1),
-        )
-    life, incarnation = max((stored.life, stored.incarnation), (life | 1, incarnation))
-    return replace(
-        stored,
-        spec=spec,
-        life=life,
-        incarnation=incarnation,
-        fingerprint=fingerprint_of(request, origin.observed_ip),
-        observed_ip=origin.observed_ip,
-        home_registry=origin.registry_id,
-        last_registration_ms=now_ms,
-        updated_at_ms=now_ms,
-        reported=request.status,
-        epoch=max(now_ms, stored.epoch + 1, epoch + 1),
-    )
+        return Record(node_id=node_id, registered_at_ms=now_ms, **fields)
+    return replace(stored, **fields)
 
 
-def patched(stored: Record, patch: PatchRequest, now_ms: int) -> Record:
-    """The record after an operator's PATCH; the same PATCH again changes nothing more."""
-    intent = stored.intent
+def patched(intent: Intent, patch: PatchRequest, now_ms: int) -> Intent:
+    """The intent after an operator's PATCH; the same PATCH again changes nothing more."""
     status = intent.status
     if patch.status is not None:
         status = None if patch.status == "online" else patch.status
     removed = [label for label in patch.labels_remove if label not in patch.labels_add]
     add = [label for label in intent.labels_add if label not in removed]
     remove = [label for label in intent.labels_remove if label not in patch.labels_add]
-    return replace(
-        stored,
-        intent=Intent(
-            status,
-            tuple(dict.fromkeys([*add, *patch.labels_add])),
-            tuple(dict.fromkeys([*remove, *removed])),
-        ),
-        reported=None if patch.status == "online" and stored.reported == "draining" else stored.reported,
-        updated_at_ms=now_ms,
+    return Intent(
+        status,
+        tuple(dict.fromkeys([*add, *patch.labels_add])),
+        tuple(dict.fromkeys([*remove, *removed])),
+        now_ms,
     )
 
 

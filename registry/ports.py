@@ -1,11 +1,11 @@
 """Ports of the registry's core: what it asks of a store, and what a store may answer.
 
-A store keeps opaque bytes. It orders every change of a region by one commit sequence
-(`version`), so that workers which see the same changes in a different order agree: the
-greater version stands. It never decides what a record should say.
+A store keeps opaque bytes by key. One worker of a region writes records: it holds the region's lease, and
+numbers its commits. The store checks both, so that a writer that was deposed while it stood still changes
+nothing, and so that a store which lost its newest commits is found out. It decides nothing else.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -21,88 +21,119 @@ class StoreUnavailable(Exception):
         self.reason = reason
 
 
-class VersionConflict(Exception):
-    """The record changed since it was read: read it again, decide again, write again."""
+class Fenced(Exception):
+    """The lease is not ours (any more): nothing was written. Take it again before writing."""
+
+
+class StoreChanged(Exception):
+    """The store's newest commit is not the one that we left there: it was emptied, replaced, or is an old
+    copy. Nothing was written."""
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
-    """A record as the store holds it. `version` 0 never occurs: it means "absent" when expected."""
+class Put:
+    """A record to keep, or (no data) to remove."""
 
-    version: int
-    data: bytes
+    key: str
+    data: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """Who writes for the region. `address`: where the other workers send what needs writing."""
+
+    token: str
+    address: str
 
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """One node at start: its record and what is known of its last heartbeat.
+    """One record at start, and what is known of its last heartbeat here.
 
-    `beat_age_ms` is None when the beat key has expired (no heartbeat within the offline window);
-    `offline` tells that some worker had already seen it go offline before.
+    `beat_age_ms` is None when the beat key has expired (no heartbeat within the offline window).
     """
 
-    node_id: str
+    key: str
     version: int
     data: bytes
     beat: bytes | None
     beat_age_ms: int | None
     last_beat_at_ms: int | None
-    offline: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One committed change, as the other workers of the region learn it.
+    """What another worker committed or heard.
 
-    `data` is the record for `put`, empty for `delete`, the beat's payload for `beat`.
-    `version` is 0 for `beat`: heartbeats are ordered by `at_ms`, the wall clock of the worker
-    that took it, in milliseconds. A `put` with `beat` given counts as a heartbeat as well.
+    `data` is the record for `put`, empty for `remove`, the payload for `beat`. `version` is the commit's;
+    0 for a `beat`: those are ordered by `at_ms`, the wall clock, in milliseconds, of the worker that took it,
+    which is 0 for the others. A record is told as it is when it is read, maybe by a later commit.
     """
 
-    kind: Literal["put", "delete", "beat"]
-    node_id: str
+    kind: Literal["put", "remove", "beat"]
+    key: str
     version: int
     data: bytes
     at_ms: int
-    beat: bytes | None = None
 
 
 class Store(Protocol):
-    """What the registry needs of Redis (store.py); the fake in the tests passes the same contract."""
+    """What the registry needs of Redis (store.py). Everything raises StoreUnavailable."""
 
-    async def get(self, node_id: str) -> Stored | None:
-        """The newest committed record, or None. Raises StoreUnavailable."""
+    # the one writer
 
-    async def put(self, node_id: str, data: bytes, *, expected: int, at_ms: int, beat: bytes | None = None) -> int:
-        """Write the record if its version is `expected` (0: it must not exist); return the new version.
+    async def lease(self, token: str, address: str, ttl_ms: int) -> Lease:
+        """Take the region's lease if nobody holds it, make it last `ttl_ms` from now if it is ours (the same
+        token); who holds it now. A token is used by one holder once."""
 
-        With `beat`, the node counts as just heard, in the same atomic step.
-        Raises VersionConflict or StoreUnavailable.
+    async def release(self, token: str) -> None:
+        """Give the lease back, if it is ours."""
+
+    async def version(self) -> int:
+        """The newest commit's number; 0 for an empty store."""
+
+    async def commit(
+        self, token: str, expected: Collection[int] | None, version: int, puts: Sequence[Put], meta: bytes | None
+    ) -> None:
+        """In one atomic step: write the records and (if given) the meta, and number the commit `version`,
+        if the newest commit is one of `expected` (None: whatever it is).
+
+        `expected` has two numbers after a commit that nobody knows the outcome of. Raises Fenced, StoreChanged.
         """
 
-    async def delete(self, node_id: str, *, expected: int, at_ms: int) -> int:
-        """Remove the record and its beat if its version is `expected`; return the deletion's version."""
+    async def keys(self) -> set[str]:
+        """The keys of all records."""
 
-    def beat(self, node_id: str, payload: bytes, at_ms: int) -> Awaitable[bool]:
-        """Renew the node's expiry and keep the payload. False: there is no such record, nothing written."""
+    async def meta(self) -> bytes | None:
+        """The newest meta."""
 
-    async def mark_offline(self, node_ids: Sequence[str]) -> list[str]:
-        """Remember that these nodes went offline; returns those really marked (no live beat key)."""
+    # every worker
+
+    def beat(self, key: str, payload: bytes, at_ms: int) -> Awaitable[bool]:
+        """Renew the key's expiry and keep the payload. False: there is no such record, nothing was written."""
+
+    async def unheard(self, keys: Sequence[str]) -> list[str]:
+        """Those of the keys that have no live beat."""
 
     async def setting(self, name: str, value: bytes) -> bytes:
         """The region's value of `name`; `value` becomes it if there was none (first writer wins)."""
 
+    async def publish(self, name: str, value: bytes, beats: bytes = b"") -> None:
+        """Set what `published` of that name answers. `beats`: a batch of group_commit.frame, for the
+        other workers to apply without anything being kept."""
+
+    async def published(self, name: str) -> bytes | None:
+        """What was last published under that name."""
+
     def load(self) -> AsyncIterator[list[Loaded]]:
-        """Every node, in chunks."""
+        """Every record, in chunks."""
 
     async def position(self) -> str:
         """The change stream's end now: take it before `load`, then tail from it."""
 
     def tail(self, position: str) -> AsyncIterator[list[Change]]:
-        """Changes committed after `position`, for ever; of this worker's own heartbeats it may leave
-        any out, as the worker knows them. Raises StoreUnavailable
-        when the connection breaks, and LookupError when the stream no longer reaches back to
-        where the reader was: load again."""
+        """What other workers did after `position`, for ever. Raises StoreUnavailable when the connection breaks,
+        and LookupError when the stream no longer reaches back to where the reader was: load again."""
 
     async def ping(self) -> None:
         """Note that a worker is alive. Raises StoreUnavailable unless the store answers and accepts

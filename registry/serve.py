@@ -2,15 +2,23 @@
 
 import asyncio
 import gc
+import random
+import secrets
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from hashlib import blake2b
 from typing import Any
 
 from aiohttp import web
+from federation.links import Links, load_or_create_identity
 
+from federation.config import Config
+from federation.handshake import LINK_VERSION, Identity
+from federation.roster import Advert, pack_advert
 from registry import logs
 from registry.app import Parts, make_app
 from registry.auth import Allowlist, Authenticator, local_secret
+from registry.clock import SystemClock
 from registry.directory import Directory
 from registry.feed import Feed
 from registry.follower import Follower
@@ -18,10 +26,12 @@ from registry.http.server import Runner
 from registry.lifecycle import Transition
 from registry.metrics import Metrics
 from registry.ports import Store
-from registry.service import Place, SystemClock
+from registry.region import Membership, Region
+from registry.service import Place, Registry
 from registry.settings import ADMIN_KEY_HASH, Assignment, Settings
 from registry.store import RedisStore
-from registry.tls import server_context
+from registry.tls import peer_context, server_context
+from registry.writer import Writer
 
 DRAIN_S = 2.0  # of the 5 s that a stop may take; a frozen store holds a call for less
 CUT_S = 0.2  # for handlers to see that they are cancelled
@@ -69,36 +79,82 @@ async def _serve(
     settings: Settings, job: Assignment, store: Store, metrics: Metrics, stop: asyncio.Event, *, announce: bool
 ) -> None:
     clock, feed = SystemClock(), Feed()
-    directory = Directory(settings.windows, clock.monotonic())
-    kept = {} if settings.admin_key is not None else {ADMIN_KEY_HASH: job.admin_hash}
-    follower = Follower(store, directory, settings.windows, clock, feed, kept)
+    directory = Directory(settings.windows, clock.monotonic(), settings.identity)
+    directory.on_transition = feed.publish
     feed.subscribe(lambda transition: _note(transition, metrics))
-    parts = _parts(settings, job, store, directory, metrics, follower, clock, feed)
+    kept = {} if settings.admin_key is not None else {ADMIN_KEY_HASH: job.admin_hash}
+    follower = Follower(store, directory, settings.windows, clock, kept)
+    region = Region(
+        membership(settings, job),
+        store,
+        directory,
+        follower,
+        settings.windows,
+        clock,
+        address=job.address,
+        alone=not job.address,
+    )
+    parts = _parts(settings, job, store, directory, metrics, follower, region, clock)
+    app, gate, forwarder, registry = make_app(parts)
+    region.on_writer = lambda writer: _attend(writer, registry, settings, job.port)
     stopped = asyncio.create_task(stop.wait())
-    loading = asyncio.create_task(follower.start())
+    loading = asyncio.create_task(region.start())
     await asyncio.wait({stopped, loading}, return_when=asyncio.FIRST_COMPLETED)
     if not loading.done():
         await _cancelled(loading)
+        await region.stop()
         return
     loading.result()
     _settle_garbage_collector()
-    app, gate = make_app(parts)
     runner = Runner(app, gate, shutdown_timeout=CUT_S, keepalive_timeout=75.0)
     await runner.setup()
     await web.SockSite(runner, job.listener, ssl_context=server_context(settings), backlog=1024).start()
+    if job.address:
+        await web.UnixSite(runner, job.address).start()
     if announce:
         print(f"{settings.identity}: listening on {settings.url(job.port)}", flush=True)
-    failed = asyncio.create_task(follower.failed())
+    failed = (asyncio.create_task(follower.failed()), asyncio.create_task(region.failed()))
     try:
-        await asyncio.wait({stopped, failed}, return_when=asyncio.FIRST_COMPLETED)
-        if failed.done():
-            failed.result()
+        await asyncio.wait({stopped, *failed}, return_when=asyncio.FIRST_COMPLETED)
+        for task in failed:
+            if task.done():
+                task.result()
     finally:
-        for task in (stopped, failed):
+        await _cancelled(stopped)
+        for task in failed:
             await _cancelled(task)
         await runner.drain(DRAIN_S)
+        await region.stop()
         await runner.cleanup()
+        await forwarder.close()
         await follower.stop()
+
+
+def _attend(writer: Writer, registry: Registry, settings: Settings, port: int) -> None:
+    """What the commands want to hear of the writer."""
+    writer.on_recovered = registry.recovered
+    writer.on_roster = lambda roster: registry.told_config(_config(settings, port, roster))
+
+
+def membership(settings: Settings, job: Assignment) -> Membership:
+    """This registry's part in a federation; with no secret it is in none, and its engine works for itself."""
+    secret = settings.federation_secret.get_secret_value().encode() if settings.federation_secret else None
+    identity = Identity(
+        settings.identity,
+        settings.region,
+        settings.peer_url(job.port),
+        load_or_create_identity(settings.data_path),
+        secret,
+    )
+    advert = Advert(identity.url, identity.region, identity.public_key, LINK_VERSION)
+    digest_key = blake2b(secret, digest_size=32, person=b"dagi-digest").digest() if secret is not None else b""
+    config = Config(registry_id=settings.identity, advert=pack_advert(advert), digest_key=digest_key)
+
+    def make_links(writer: Writer) -> Links:
+        rng = random.Random(secrets.randbits(64))  # noqa: S311 - when to dial, never a secret
+        return Links(identity, writer, settings.peer, rng, ssl_context=peer_context(settings))
+
+    return Membership(config, make_links if secret is not None else None, bool(settings.peer))
 
 
 def _parts(
@@ -108,8 +164,8 @@ def _parts(
     directory: Directory,
     metrics: Metrics,
     follower: Follower,
+    region: Region,
     clock: SystemClock,
-    feed: Feed,
 ) -> Parts:
     return Parts(
         place=_place(settings, job.port),
@@ -119,8 +175,9 @@ def _parts(
         allowlist=Allowlist(settings.allowed_nodes),
         metrics=metrics,
         clock=clock,
-        feed=feed,
-        reasons=lambda: follower.reasons,
+        region=region,
+        url=settings.url(job.port),
+        reasons=lambda: follower.reasons + region.reasons,
         trusted_proxies=settings.trusted_proxies,
         cors_origins=settings.cors_origins,
         started_ms=job.started_ms,
@@ -148,14 +205,25 @@ def _place(settings: Settings, port: int) -> Place:
         registry_id=settings.identity,
         region=settings.region,
         aliases=settings.aliases(),
-        config={
-            "heartbeat_interval_s": settings.heartbeat_interval_s,
-            "degraded_after_s": settings.degraded_after_s,
-            "offline_after_s": settings.offline_after_s,
-            "registries": [{"url": settings.url(port), "region": settings.region}],
-            "nats_url": settings.nats_url,
-        },
+        config=_config(settings, port, {}),
     )
+
+
+def _config(settings: Settings, port: int, roster: Mapping[str, Advert]) -> dict[str, Any]:
+    """What nodes are told: the windows, and where else they may go."""
+    own = {"url": settings.url(port), "region": settings.region}
+    others = [
+        {"url": advert.url, "region": advert.region}
+        for registry_id, advert in sorted(roster.items())
+        if registry_id != settings.identity and advert.url is not None
+    ]
+    return {
+        "heartbeat_interval_s": settings.heartbeat_interval_s,
+        "degraded_after_s": settings.degraded_after_s,
+        "offline_after_s": settings.offline_after_s,
+        "registries": [own, *others],
+        "nats_url": settings.nats_url,
+    }
 
 
 def _authenticator(settings: Settings, directory: Directory, admin_hash: bytes) -> Authenticator:

@@ -1,54 +1,52 @@
-"""The registry's commands: each reads the record, lets the core decide, and commits."""
+"""The registry's commands: each looks at what stands, lets the core decide, and has it written."""
 
-import time
+import asyncio
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import count
 from typing import Any, Protocol
 
 import orjson
 
+from registry import measurements
 from registry.auth import Allowlist, Authenticator
+from registry.clock import Clock
 from registry.directory import Directory, Entry
 from registry.doubts import Doubts
 from registry.errors import ApiError, no_such_node
-from registry.feed import Feed
 from registry.keys import Principal
 from registry.model import HeartbeatRequest, PatchRequest, RegisterRequest, check_shape
 from registry.node import (
     Origin,
     Record,
+    Word,
     candidate_id,
     fingerprint_of,
     iso,
+    node_key,
+    parse_token,
     patched,
     registered,
 )
-from registry.ports import Store, Stored, StoreUnavailable, VersionConflict
+from registry.ports import Store, StoreUnavailable
+from registry.writer import Position, Writer
 
-MAX_TRIES = 16  # concurrent writers of one node; each round one of them wins
+SEEN_WITHIN_S = 2.0  # how long a read waits for the write that it asks for
 _NOTABLE = frozenset({"leaving", "draining", "maintenance", "degraded"})
 
 
-class Clock(Protocol):
-    """The two clocks: monotonic seconds for ages, wall-clock milliseconds for what people read."""
-
-    def monotonic(self) -> float:
-        """Seconds; only differences mean anything."""
-
-    def wall_ms(self) -> int:
-        """Milliseconds since 1970."""
+class NotWriter(Exception):
+    """This worker does not write for the region: the one that does has to be asked."""
 
 
-class SystemClock:
-    """The machine's own clocks."""
+class Role(Protocol):
+    """What this worker is to its region."""
 
-    def monotonic(self) -> float:
-        """See Clock."""
-        return time.monotonic()
+    writer: Writer | None
 
-    def wall_ms(self) -> int:
-        """See Clock."""
-        return time.time_ns() // 1_000_000
+    def check(self) -> None:
+        """Raise ApiError while the region must not be written yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +60,7 @@ class Place:
 
 
 class Registry:
-    """Commands on the nodes of a region. Raises ApiError, or StoreUnavailable with nothing written."""
+    """Commands on nodes. Raises ApiError, NotWriter, or StoreUnavailable."""
 
     def __init__(
         self,
@@ -72,18 +70,19 @@ class Registry:
         auth: Authenticator,
         allowlist: Allowlist,
         clock: Clock,
-        feed: Feed,
+        role: Role,
     ) -> None:
-        self._feed = feed
         self.place = place
         self.directory = directory
         self.auth = auth
         self._store = store
         self._allowlist = allowlist
         self._clock = clock
+        self._role = role
         self._config = orjson.dumps(dict(place.config))
         self._told: set[str] = set()
-        self._doubts = Doubts(store, clock.wall_ms)
+        self._doubts = Doubts()
+        self._taking_back: asyncio.Task[None] | None = None
 
     # reads
 
@@ -94,86 +93,103 @@ class Registry:
             raise no_such_node(node_id[:255])
         return entry
 
+    async def seen(self, min_version: str | None) -> None:
+        """Wait, not for long, until that write is visible here."""
+        if min_version is None:
+            return
+        try:
+            position = Position.parse(min_version)
+        except ValueError:
+            raise ApiError("invalid", "min_version: send it as an answer to a write gave it.") from None
+        try:
+            async with asyncio.timeout(SEEN_WITHIN_S):
+                await self.writer.seen(position)
+        except TimeoutError:
+            raise ApiError(
+                "not_yet_visible",
+                f"That write of {position.chain[0]} has not arrived here; try again, or ask {position.chain[0]}.",
+                retry_after_s=1,
+            ) from None
+
+    @property
+    def writer(self) -> Writer:
+        """The region's writer, if it is this worker."""
+        if self._role.writer is None:
+            raise NotWriter
+        return self._role.writer
+
     # commands
 
     async def register(self, who: Principal, request: RegisterRequest, observed_ip: str) -> bytes:
         """Register or register again; the answer's JSON."""
+        writer = self._ready_writer()
         fingerprint = fingerprint_of(request, observed_ip)
         asked = request.node_id or who.node_id
-        attempt = 0
-        for _ in range(MAX_TRIES):
+        for attempt in count():
             node_id = asked or candidate_id(request, fingerprint, attempt)
-            found = await self._store.get(node_id)
-            stored = self._standing(node_id, found)
-            if asked is None and stored is not None and stored.fingerprint != fingerprint:
-                attempt += 1  # another machine of that name has these eight digits
-                continue
-            key, stored = self._admit(who, node_id, stored, observed_ip)
-            record = registered(stored, node_id, request, self._origin(observed_ip))
+            stored = self._standing(writer, node_id)
+            if asked is not None or stored is None or stored.fingerprint == fingerprint:
+                break  # else another machine of that name has these eight digits
+        key = self._admit(who, node_id, stored, observed_ip)
+        record = registered(stored, node_id, request, self._origin(observed_ip))
+        if key is not None:
+            record = replace(record, key_hash=key[1])
+        try:
+            await writer.register(record, _incarnation(record), parse_token(request.token))
+            await self._beat(node_id, self._metrics_of(node_id))
+        except StoreUnavailable:
             if key is not None:
-                record = replace(record, key_hash=key[1])
-            beat = self._metrics_of(node_id)
-            try:
-                await self._commit(record, found.version if found else 0, beat)
-            except VersionConflict:
-                continue
-            except StoreUnavailable:
-                if key is not None:
-                    self._doubts.note(node_id, record.encode())
-                raise
-            self._doubts.forget(node_id)
-            self._told.add(node_id)
-            return self._registration_answer(record, key[0] if key else None)
-        raise StoreUnavailable("slow", f"{node_id} is being written by too many at once")
+                self._doubts.note(node_id, record.encode_spec())
+            raise
+        except ValueError as fault:
+            raise ApiError("node_id_taken", f"{fault}.") from None
+        self._doubts.forget(node_id)
+        self._told.add(node_id)
+        return self._registration_answer(node_id, key[0] if key else None, writer)
 
     async def heartbeat(self, who: Principal, beat: HeartbeatRequest) -> bytes:
         """Note that a node lives, and what it measured; the answer's JSON."""
         node_id = beat.node_id
         self.auth.require(who, "own", node_id)
-        entry = self.directory.get(node_id) or await self._fetch(node_id)
-        metrics, decoded = self._beat_metrics(entry, beat)
-        if self._changes_report(entry.reported, beat.status):
-            await self._report(node_id, beat.status, metrics)
-        else:
-            at_ms = self._clock.wall_ms()
-            if not await self._store.beat(node_id, metrics, at_ms):
-                self.directory.delete(node_id, entry.version)
-                raise no_such_node(node_id)
-            self._feed.publish(self.directory.beat(node_id, metrics, at_ms, self._clock.monotonic(), decoded))
-        return self._beat_answer(entry)
+        entry = self.directory.get(node_id)
+        if entry is not None:
+            metrics, decoded = self._beat_metrics(entry, beat)
+            if self._is_plain(entry, beat) and await self._beat(node_id, metrics, decoded):
+                return self._beat_answer(entry)
+        return await self._notable_beat(entry, beat)
 
     async def patch(self, who: Principal, node_id: str, patch: PatchRequest) -> bytes:
         """Change the operator's intent; the node's JSON."""
         own = patch.status in (None, "draining", "online") and not patch.labels_add and not patch.labels_remove
         self.auth.require(who, "own" if own else "operate", node_id)
+        writer = self._ready_writer()
+        node = writer.node(node_id)
+        if node is None:
+            raise no_such_node(node_id[:255])
+        word = None
+        if patch.status == "online" and node.reported == "draining":
+            word = replace(node.word, reported=None)
+        await writer.amend(node_id, patched(node.intent, patch, self._clock.wall_ms()).encode(), word)
+        return b'%b,"version":"%b"}' % (self.require(node_id).fragment(), str(writer.position).encode())
 
-        def change(stored: Record) -> Record:
-            return patched(stored, patch, self._clock.wall_ms())
-
-        await self._change(node_id, change, None)
-        return self.require(node_id).fragment() + b"}"
-
-    async def deregister(self, who: Principal, node_id: str) -> None:
-        """Remove a node; its key stays good for registering it again."""
+    async def deregister(self, who: Principal, node_id: str) -> str:
+        """Remove a node; its key stays good for registering it again. The version to read it by."""
         self.auth.require(who, "own", node_id)
-        for _ in range(MAX_TRIES):
-            found = await self._found(node_id)
-            try:
-                version = await self._store.delete(node_id, expected=found.version, at_ms=self._clock.wall_ms())
-            except VersionConflict:
-                continue
-            self.directory.delete(node_id, version)
-            return
-        raise StoreUnavailable("slow", f"{node_id} is being written by too many at once")
+        writer = self._ready_writer()
+        if writer.node(node_id) is None:
+            raise no_such_node(node_id[:255])
+        await writer.delete(node_id, f"asked for by a caller with a {who.kind} key" if who.key else "asked for")
+        return str(writer.position)
 
     async def clean_up(self, who: Principal, older_than_s: float) -> list[str]:
         """Remove nodes that are offline and were last heard longer ago than that; their ids."""
         self.auth.require(who, "operate")
+        self._ready_writer()
         limit_ms = self._clock.wall_ms() - older_than_s * 1000
         stale = [
             entry.node_id
             for entry in self.directory.entries()
-            if entry.liveness == "offline" and (entry.beat_at_ms or 0) <= limit_ms
+            if entry.liveness == "offline" and entry.reachable and (entry.beat_at_ms or 0) <= limit_ms
         ]
         removed = []
         for node_id in stale:
@@ -184,64 +200,91 @@ class Registry:
             removed.append(node_id)
         return removed
 
+    def told_config(self, config: Mapping[str, Any]) -> None:
+        """What nodes are told has changed: each hears of it with its next heartbeat."""
+        encoded = orjson.dumps(dict(config))
+        if encoded != self._config:
+            self._config = encoded
+            self._told.clear()
+
+    def recovered(self) -> None:
+        """The store takes writes again: take back what nobody was told of."""
+        if self._taking_back is None or self._taking_back.done():
+            self._taking_back = asyncio.create_task(self._take_back(), name="doubts")
+
     # parts
+
+    def _ready_writer(self) -> Writer:
+        writer = self.writer
+        self._role.check()
+        writer.check()
+        return writer
+
+    def _is_plain(self, entry: Entry, beat: HeartbeatRequest) -> bool:
+        """Whether the heartbeat changes nothing but when the node was last heard, and its numbers."""
+        return (
+            entry.owner.is_us
+            and entry.word.liveness == "online"
+            and (beat.token is None or beat.token == entry.token)
+            and not self._changes_report(entry.word.reported, beat.status)
+        )
+
+    async def _notable_beat(self, entry: Entry | None, beat: HeartbeatRequest) -> bytes:
+        """A heartbeat that makes a node ours, or changes the word on it."""
+        node_id, writer = beat.node_id, self._ready_writer()
+        node = writer.node(node_id)
+        if node is None:
+            raise no_such_node(node_id)
+        entry = entry or self.directory.get(node_id)
+        reported = node.reported
+        if self._changes_report(reported, beat.status):
+            reported = beat.status
+        metrics, decoded = self._beat_metrics(entry, beat) if entry is not None else (b"{}", None)
+        packed = measurements.pack(decoded) if decoded else b""
+        if not await writer.heard(node_id, Word(reported=reported), packed, parse_token(beat.token)):
+            raise no_such_node(node_id)
+        if not await self._beat(node_id, metrics, decoded):
+            await writer.store_lost()
+            if not await self._beat(node_id, metrics, decoded):
+                raise no_such_node(node_id)
+        return self._beat_answer(self.require(node_id), writer)
+
+    async def _beat(self, node_id: str, metrics: bytes, decoded: dict[str, Any] | None = None) -> bool:
+        """Renew a node's expiry; False: the store has no record of it."""
+        at_ms = self._clock.wall_ms()
+        if not await self._store.beat(node_key(node_id), metrics, at_ms):
+            return False
+        self.directory.beat(node_id, metrics, at_ms, self._clock.monotonic(), decoded)
+        writer = self._role.writer
+        if decoded and writer is not None and writer.engine.links:
+            writer.measured(node_id, measurements.pack(decoded))
+        return True
 
     def _admit(
         self, who: Principal, node_id: str, stored: Record | None, observed_ip: str
-    ) -> tuple[tuple[str | None, str] | None, Record | None]:
+    ) -> tuple[str | None, str] | None:
         """May the caller register this id? Gives (key to show, its hash) when the record gets a key."""
         self._allowlist.require(node_id, observed_ip)
         if stored is not None:
             self.auth.require_may_replace(who, node_id)
-            return None, stored
+            return None
         self.auth.require_may_join(who)
         if self.auth.owns(who, node_id):
-            return (None, who.key_hash.hex()), None
+            return None, who.key_hash.hex()
         key = self.auth.mint(node_id)
-        return (key, self.auth.hash_of(key).hex()), None
+        return key, self.auth.hash_of(key).hex()
 
-    def _standing(self, node_id: str, found: Stored | None) -> Record | None:
+    def _standing(self, writer: Writer, node_id: str) -> Record | None:
         """The record that the caller has to reckon with; none where its registration had failed."""
-        if found is None or self._doubts.holds(node_id, found.data):
+        if self._doubts.holds(node_id, writer.engine.replica.get(node_key(node_id))):
             return None
-        return Record.decode(found.data)
+        return writer.node(node_id)
 
-    async def _change(self, node_id: str, change: Any, beat: bytes | None) -> None:
-        for _ in range(MAX_TRIES):
-            found = await self._found(node_id)
-            try:
-                await self._commit(change(Record.decode(found.data)), found.version, beat)
-            except VersionConflict:
-                continue
-            return
-        raise StoreUnavailable("slow", f"{node_id} is being written by too many at once")
-
-    async def _report(self, node_id: str, status: str | None, metrics: bytes) -> None:
-        await self._change(node_id, lambda stored: replace(stored, reported=status), metrics)
-
-    async def _commit(self, record: Record, expected: int, beat: bytes | None) -> None:
-        at_ms = self._clock.wall_ms()
-        version = await self._store.put(record.node_id, record.encode(), expected=expected, at_ms=at_ms, beat=beat)
-        now = self._clock.monotonic()
-        self.directory.put(record, version, now)
-        if beat is not None:
-            self._feed.publish(self.directory.beat(record.node_id, beat, at_ms, now))
-
-    async def _found(self, node_id: str) -> Stored:
-        """The stored record, or a 404; the directory then forgets the node as the store did."""
-        known = self.directory.get(node_id)
-        found = await self._store.get(node_id)
-        if found is None:
-            if known is not None:
-                self.directory.delete(node_id, known.version)
-            raise no_such_node(node_id)
-        return found
-
-    async def _fetch(self, node_id: str) -> Entry:
-        """A node that another worker registered a moment ago, before the news reached this one."""
-        found = await self._found(node_id)
-        self.directory.put(Record.decode(found.data), found.version, self._clock.monotonic())
-        return self.require(node_id)
+    async def _take_back(self) -> None:
+        writer = self._role.writer
+        for node_id in self._doubts.take() if writer is not None else []:
+            with contextlib.suppress(StoreUnavailable, KeyError):
+                await self.writer.delete(node_id, "its registration was never confirmed")
 
     def _metrics_of(self, node_id: str) -> bytes:
         entry = self.directory.get(node_id)
@@ -271,21 +314,25 @@ class Registry:
         place = self.place
         return Origin(place.registry_id, place.region, observed_ip, self._clock.wall_ms(), place.aliases)
 
-    def _registration_answer(self, record: Record, api_key: str | None) -> bytes:
-        entry = self.require(record.node_id)
-        return b'%b,"api_key":%b,"config":%b,"token":"%b"}' % (
+    def _registration_answer(self, node_id: str, api_key: str | None, writer: Writer) -> bytes:
+        entry = self.require(node_id)
+        return b'%b,"api_key":%b,"config":%b,"token":"%b","version":"%b"}' % (
             entry.fragment(),
             orjson.dumps(api_key),
             self._config,
-            record.token.encode(),
+            entry.token.encode(),
+            str(writer.position).encode(),
         )
 
-    def _beat_answer(self, entry: Entry) -> bytes:
-        """Nodes that registered before this process started are told its configuration once."""
-        config = b""
+    def _beat_answer(self, entry: Entry, writer: Writer | None = None) -> bytes:
+        """Nodes that registered before this process started are told its configuration once. `writer`: when
+        the heartbeat wrote something."""
+        more = b""
         if entry.node_id not in self._told:
             self._told.add(entry.node_id)
-            config = b',"config":' + self._config
+            more = b',"config":' + self._config
+        if writer is not None:
+            more += b',"version":"%b"' % str(writer.position).encode()
         return (
             b'{"success":true,"node_id":"%b","status":"%b","timestamp":"%b","message":"heartbeat accepted",'
             b'"token":"%b"%b}'
@@ -294,6 +341,11 @@ class Registry:
                 entry.status.encode(),
                 iso(entry.beat_at_ms or 0).encode(),
                 entry.token.encode(),
-                config,
+                more,
             )
         )
+
+
+def _incarnation(record: Record) -> int:
+    """Of the record's key: two first registrations of one id are told apart, and ordered, by it."""
+    return int(record.key_hash[:16], 16) >> 1 if record.key_hash else record.incarnation

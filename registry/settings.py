@@ -40,6 +40,7 @@ class Assignment:
     listener: socket.socket
     admin_hash: bytes
     started_ms: int
+    address: str = ""  # the socket file where the other workers reach this one; none: there are no others
 
     @property
     def port(self) -> int:
@@ -140,6 +141,15 @@ class Settings(BaseSettings):
                 raise ValueError(f"{item!r} is neither a node id, nor an address, nor a network such as 192.0.2.0/24")
         return value
 
+    @field_validator("peer")
+    @classmethod
+    def _peer_urls(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for item in value:
+            split = urlsplit(item)
+            if not (split.scheme in ("http", "https") and split.hostname):
+                raise ValueError(f"{item!r} is not a URL such as https://registry.example.org:9205")
+        return value
+
     @field_validator("advertise_url")
     @classmethod
     def _dialable(cls, value: str | None) -> str | None:
@@ -154,6 +164,11 @@ class Settings(BaseSettings):
             raise ValueError("heartbeat_interval_s, degraded_after_s and offline_after_s must grow in this order")
         if bool(self.tls_cert) != bool(self.tls_key) or (self.tls_ca and not self.tls_cert):
             raise ValueError("tls_cert and tls_key belong together, and tls_ca needs both")
+        if self.peer and self.federation_secret is None:
+            raise ValueError(
+                "--peer needs REGISTRY_FEDERATION_SECRET, the same 32 characters or more at every registry of the "
+                "federation; make one with: openssl rand -hex 32"
+            )
         if self.open_to_anyone and not self.allow_open_registration:
             raise ValueError(
                 f"--host {self.host} lets other machines reach this registry, and anyone could register "
@@ -203,6 +218,11 @@ class Settings(BaseSettings):
             return self.advertise_url.rstrip("/")
         host = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}.get(self.host, self.host)  # noqa: S104 - not bound here
         return f"{self.scheme}://{f'[{host}]' if ':' in host else host}:{port}"
+
+    def peer_url(self, port: int) -> str | None:
+        """What peers are told to dial; None where nobody but this machine could know an address."""
+        wildcard = self.host in ("0.0.0.0", "::", "")  # noqa: S104 - not bound here
+        return None if wildcard and not self.advertise_url else self.url(port)
 
     def aliases(self) -> Mapping[str, str]:
         """Region aliases of the regions file, or the ones that come with us."""

@@ -120,7 +120,8 @@ def _many(
             signal.signal(number, signal.SIG_DFL)
         try:
             own = _bound(settings, listener.getsockname()[1], shared=True)
-            job = Assignment(_worker_id(index), url, own, admin_hash, started_ms)
+            name = _worker_id(index)
+            job = Assignment(name, url, own, admin_hash, started_ms, os.path.join(shared, f"{name}.sock"))
             status = _guarded(settings, job, lambda: None, announce=index == 0)
         finally:
             os._exit(status)

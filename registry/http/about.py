@@ -2,15 +2,17 @@
 
 import os
 from collections.abc import Callable
+from typing import Any
 
 from aiohttp import web
 
+from registry.clock import Clock
 from registry.http import openapi
 from registry.http.caller import Callers
 from registry.http.wire import answer_json
 from registry.metrics import Metrics
 from registry.node import iso
-from registry.service import Clock, Registry
+from registry.service import NotWriter, Registry
 
 SERVICE = "node-registry"
 VERSION = "0.1.0"
@@ -27,8 +29,11 @@ class AboutHandlers:
         metrics: Metrics,
         clock: Clock,
         reasons: Callable[[], list[str]],
+        federation: Callable[[], dict[str, Any] | None],
         started_ms: int,
     ) -> None:
+        """`federation`: its view, of the worker that has one."""
+        self._federation = federation
         self._registry = registry
         self._callers = callers
         self._metrics = metrics
@@ -78,8 +83,11 @@ class AboutHandlers:
         accept = request.headers.get("Accept", "*/*")
         # Some pages' libraries ask for JSON and for plain text in one breath; Prometheus never asks for JSON.
         if "json" not in accept and ("text/plain" in accept or "openmetrics" in accept):
+            view = self._federation()
+            if view is None:
+                raise NotWriter
             self._metrics.ready.set(0 if self._reasons() else 1)
-            return web.Response(body=self._metrics.exposition(counts), headers={"Content-Type": _EXPOSITION})
+            return web.Response(body=self._metrics.exposition(counts, view), headers={"Content-Type": _EXPOSITION})
         online = counts.by_status.get("online", 0)
         return answer_json(
             {

@@ -35,7 +35,7 @@ class Callers:
     def address(self, request: web.Request) -> str:
         """The address the caller came from: the nearest one that is not a trusted proxy's."""
         seen = request.remote or ""
-        if self._proxies and self._trusted(seen):
+        if _from_worker(request) or (self._proxies and self._trusted(seen)):
             for hop in reversed(request.headers.get("X-Forwarded-For", "").split(",")):
                 candidate = hop.strip()
                 if not _is_address(candidate):
@@ -47,6 +47,12 @@ class Callers:
 
     def _trusted(self, address: str) -> bool:
         return _is_address(address) and any(ipaddress.ip_address(address) in network for network in self._proxies)
+
+
+def _from_worker(request: web.Request) -> bool:
+    """Whether another worker of this registry passes the request on: over a socket file, which only it has."""
+    transport = request.transport
+    return transport is not None and isinstance(transport.get_extra_info("sockname"), str)
 
 
 def _is_address(text: str) -> bool:

@@ -7,12 +7,13 @@ import orjson
 from aiohttp import web
 
 from registry.capabilities import number
+from registry.clock import Clock
 from registry.errors import invalid
 from registry.http.caller import Callers
 from registry.http.wire import answer_json, no_query, query_of, read_json
 from registry.model import CleanupQuery, parse
 from registry.node import iso
-from registry.service import Clock, Registry
+from registry.service import Registry
 
 Json = Any
 
@@ -28,7 +29,7 @@ class ExistingHandlers:
     async def profile(self, request: web.Request) -> web.Response:
         """GET /{node_id}/profile: what the node is, without how it fares."""
         node = self._node(request)
-        left_out = ("metrics", "status_reason", "last_heartbeat")
+        left_out = ("metrics", "status_reason", "status_age_s", "last_heartbeat")
         return answer_json({key: value for key, value in node.items() if key not in left_out})
 
     async def dashboard(self, request: web.Request) -> web.Response:

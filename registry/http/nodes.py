@@ -5,6 +5,7 @@ from itertools import islice
 import orjson
 from aiohttp import web
 
+from registry.clock import Clock
 from registry.directory import Entry
 from registry.discovery import Finder, tests_of
 from registry.errors import invalid
@@ -14,6 +15,7 @@ from registry.model import (
     DiscoverQuery,
     HeartbeatRequest,
     ListQuery,
+    OneQuery,
     PatchRequest,
     RegisterRequest,
     check_shape,
@@ -21,7 +23,7 @@ from registry.model import (
 )
 from registry.names import canonical_region
 from registry.node import iso
-from registry.service import Clock, Registry
+from registry.service import Registry
 
 
 class NodeHandlers:
@@ -61,7 +63,7 @@ class NodeHandlers:
     async def get(self, request: web.Request) -> web.Response:
         """GET /{node_id}."""
         self._callers.require_read(request)
-        no_query(request)
+        await self._registry.seen(query_of(request, OneQuery).min_version)
         return answer(self._registry.require(request.match_info["node_id"]).fragment() + b"}")
 
     async def delete(self, request: web.Request) -> web.Response:
@@ -69,8 +71,8 @@ class NodeHandlers:
         who = self._callers.identify(request)
         no_query(request)
         node_id = request.match_info["node_id"]
-        await self._registry.deregister(who, node_id)
-        return answer_json({"success": True, "node_id": node_id, "message": "deregistered"})
+        version = await self._registry.deregister(who, node_id)
+        return answer_json({"success": True, "node_id": node_id, "message": "deregistered", "version": version})
 
     async def patch(self, request: web.Request) -> web.Response:
         """PATCH /{node_id}."""
@@ -83,6 +85,7 @@ class NodeHandlers:
         """GET /nodes, in the order of ids."""
         self._callers.require_read(request)
         query = query_of(request, ListQuery)
+        await self._registry.seen(query.min_version)
         directory = self._registry.directory
         tests = tests_of(query, "any", self._registry.place.aliases)
         last = query.cursor
@@ -118,6 +121,9 @@ class NodeHandlers:
         else:
             query = query_of(request, DiscoverQuery)
             question = request.rel_url.raw_query_string
+        if query.min_version is not None:
+            await self._registry.seen(query.min_version)
+            question = repr(query.model_copy(update={"min_version": None}))
         found = self._finder.discover(query, question, self._caller_region(who.node_id), self._clock.monotonic())
         as_of = iso(self._clock.wall_ms()).encode()
         tail = b'"total":%d,"query":%b,"as_of":"%b"}' % (found.total, query.echo, as_of)
@@ -137,7 +143,7 @@ def _listing(entries: list[Entry], end: bytes, tail: bytes) -> web.Response:
     pieces = [b'{"nodes":[']
     following = end + b","
     for entry in entries:
-        pieces += (entry.static, entry.dynamic(), following)
+        pieces += (entry.static, entry.dynamic(), entry.owner.piece, following)
     if entries:
         pieces[-1] = end
     pieces += (b"],", tail)

@@ -18,6 +18,7 @@ from registry.http.wire import answer_problem, too_large
 from registry.logs import event
 from registry.metrics import Metrics
 from registry.ports import StoreUnavailable
+from registry.service import NotWriter
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 RETRY_AFTER_S = 2
@@ -42,8 +43,11 @@ class Gate:
         metrics: Metrics,
         cors_origins: Sequence[str],
         hot: Mapping[tuple[str, str], Handler],
+        forward: Handler,
     ) -> None:
+        """`forward` asks the worker that writes."""
         self._app = app
+        self._forward = forward
         self._hot = hot
         self._metrics = metrics
         self._origins = frozenset(cors_origins)
@@ -53,25 +57,7 @@ class Gate:
         started = perf_counter()
         path, _, _ = request.raw_path.partition("?")
         hot = self._hot.get((request.method, path))
-        try:
-            if hot is not None and "Expect" not in request.headers:
-                response: web.StreamResponse = await hot(request)
-            elif self._origins and request.method == "OPTIONS" and "Origin" in request.headers:
-                response = web.Response(status=204, headers=_CORS)
-            else:
-                response = await self._app._handle(request)
-        except ApiError as error:
-            response = answer_problem(error)
-        except StoreUnavailable as error:
-            self._metrics.store_failures.labels(error.reason).inc()
-            response = answer_problem(_store_problem(error))
-        except web.HTTPException as error:
-            response = answer_problem(_translated(error))
-        except (asyncio.CancelledError, ConnectionError):
-            raise
-        except Exception:
-            event("handler_failed", logging.ERROR, exc_info=True, method=request.method, route=_route(request))
-            response = answer_problem(ApiError("internal", "The registry failed on this request; its log says why."))
+        response = await self._answered(request, hot)
         seconds = perf_counter() - started
         headers = response.headers
         headers["Server-Timing"] = f"app;dur={seconds * 1000:.2f}"
@@ -80,6 +66,29 @@ class Gate:
         route = path if hot is not None else _route(request)
         self._metrics.observe_request(route, _method(request), response.status, seconds)
         return response
+
+    async def _answered(self, request: web.Request, hot: Handler | None) -> web.StreamResponse:
+        try:
+            try:
+                if hot is not None and "Expect" not in request.headers:
+                    return await hot(request)
+                if self._origins and request.method == "OPTIONS" and "Origin" in request.headers:
+                    return web.Response(status=204, headers=_CORS)
+                return await self._app._handle(request)
+            except NotWriter:
+                return await self._forward(request)
+        except ApiError as error:
+            return answer_problem(error)
+        except StoreUnavailable as error:
+            self._metrics.store_failures.labels(error.reason).inc()
+            return answer_problem(_store_problem(error))
+        except web.HTTPException as error:
+            return answer_problem(_translated(error))
+        except (asyncio.CancelledError, ConnectionError):
+            raise
+        except Exception:
+            event("handler_failed", logging.ERROR, exc_info=True, method=request.method, route=_route(request))
+            return answer_problem(ApiError("internal", "The registry failed on this request; its log says why."))
 
     def _allow_origin(self, request: web.Request, headers: Any) -> None:
         origin = request.headers.get("Origin", "")

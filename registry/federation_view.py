@@ -1,0 +1,104 @@
+"""How the federation looks from here: what GET /api/v1/federation answers, and the same as metrics."""
+
+from collections import Counter
+from typing import Any
+
+from federation.links import PeerState
+
+from federation.clock import Chain
+from registry.clock import Clock
+from registry.directory import Directory
+from registry.node import iso
+from registry.region import Region
+from registry.service import Place
+
+
+def federation_view(region: Region, directory: Directory, place: Place, url: str, clock: Clock) -> dict[str, Any]:
+    """The whole of it, of the worker that writes. `peers` are the roster's registries and whatever was given
+    with --peer and has not been reached yet."""
+    writer = region.writer
+    assert writer is not None, "asked of the writer only"
+    now, engine = writer.now, writer.engine
+    roster = writer.roster()
+    states = {state.registry_id: state for state in region.links.peers()} if region.links is not None else {}
+    words = {word.owner: word for word in engine.words(now)}
+    homes = Counter(entry.owner.registry_id for entry in directory.entries())
+    peers = []
+    for registry_id in sorted({*roster, *(known for known in states if known), *words} - {place.registry_id}):
+        advert, state, word = roster.get(registry_id), states.get(registry_id), words.get(registry_id)
+        peers.append(
+            {
+                "registry_id": registry_id,
+                "region": advert.region if advert is not None else state.region if state is not None else None,
+                "url": advert.url if advert is not None else state.url if state is not None else None,
+                "identity": advert.identity.hex() if advert is not None else None,
+                **_link(state, clock),
+                "reachable": word is not None and word.reachable,
+                "lag_s": round(word.age_s, 3) if word is not None else None,
+                "nodes": homes[registry_id],
+            }
+        )
+    peers += [
+        {
+            "registry_id": None, "region": None, "url": state.url, "identity": None, **_link(state, clock),
+            "reachable": False, "lag_s": None, "nodes": 0,
+        }
+        for state in (region.links.peers() if region.links is not None else [])
+        if state.registry_id is None
+    ]  # fmt: skip
+    own = roster.get(place.registry_id)
+    hold_s = directory.hold_left_s(now.mono_s)
+    return {
+        "self": {
+            "registry_id": place.registry_id,
+            "region": place.region,
+            "url": url,
+            "generation": engine.replica.generation,
+            "identity": own.identity.hex() if own is not None else None,
+            "federated": region.links is not None,
+            "ready": not region.reasons,
+            "reasons": region.reasons,
+            "records": len(engine.replica),
+            "nodes": homes[place.registry_id],
+            "version": str(writer.position),
+        },
+        "peers": peers,
+        "vector": _vector(engine.replica.vector),
+        "conflicts": engine.conflicts,
+        "expiry_hold_s": round(hold_s, 1) if hold_s is not None else None,
+        "alerts": {
+            code: {
+                "count": writer.alerts[code], "last_at": iso(last["at_ms"]), "detail": last["detail"],
+                "peer": last["peer"],
+            }
+            for code, last in sorted(writer.last_alerts.items())
+        },
+        "as_of": iso(now.wall_ms),
+    }  # fmt: skip
+
+
+def _link(state: PeerState | None, clock: Clock) -> dict[str, Any]:
+    if state is None:
+        return {
+            "state": "down", "link": None, "since": None, "rtt_ms": None, "error": None, "frames_in": 0,
+            "frames_out": 0, "bytes_in": 0, "bytes_out": 0,
+        }  # fmt: skip
+    since_ms = clock.wall_ms() - int(state.since_s * 1000)
+    return {
+        "state": state.state,
+        "link": None if state.dialled is None else "dialled" if state.dialled else "accepted",
+        "since": iso(since_ms),
+        "rtt_ms": round(state.rtt_ms, 3) if state.rtt_ms is not None else None,
+        "error": state.last_error,
+        "frames_in": state.frames_in,
+        "frames_out": state.frames_out,
+        "bytes_in": state.bytes_in,
+        "bytes_out": state.bytes_out,
+    }
+
+
+def _vector(vector: dict[Chain, int]) -> dict[str, dict[str, int]]:
+    shown: dict[str, dict[str, int]] = {}
+    for (origin, generation), seq in sorted(vector.items()):
+        shown.setdefault(origin, {})[str(generation)] = seq
+    return shown

@@ -1,0 +1,315 @@
+"""This worker's role in its region: the one that writes and holds the links, or one that follows.
+
+The writer holds a lease in the store, and every commit of its is checked against it there: a worker that was
+deposed while it stood still changes nothing any more.
+"""
+
+import asyncio
+import contextlib
+import logging
+import random
+import secrets
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+from federation.links import Links
+
+from federation.clock import Now
+from federation.config import Config
+from federation.engine import Engine
+from federation.replica import Replica
+from registry.clock import Clock
+from registry.directory import Directory
+from registry.errors import ApiError
+from registry.follower import Follower
+from registry.lifecycle import Windows
+from registry.logs import event
+from registry.measurements import pack
+from registry.node import NODE_PREFIX
+from registry.ports import Change, Fenced, Store, StoreUnavailable
+from registry.stored import unpack_meta
+from registry.writer import Writer
+
+LEASE_S = 1.5  # a writer that died is replaced after this and what loading takes: within 3 s
+RENEW_S = 0.3
+BOOTSTRAP_ALONE_S = 3.0  # how long a start waits for a first link before it serves what it has
+BOOTSTRAP_S = 60.0  # and for a peer to give it everything
+PUBLISH_S = 1.0
+OWNERS = "owners"
+
+
+@dataclass(frozen=True, slots=True)
+class Membership:
+    """What makes this registry a member of a federation. `make_links`: None when it is in none."""
+
+    config: Config
+    make_links: Callable[[Writer], Links] | None
+    expects_peers: bool
+
+
+class Region:
+    """See the module. `writer`: set while this worker is the one."""
+
+    def __init__(
+        self,
+        membership: Membership,
+        store: Store,
+        directory: Directory,
+        follower: Follower,
+        windows: Windows,
+        clock: Clock,
+        *,
+        address: str,
+        alone: bool,
+    ) -> None:
+        """`address`: where other workers reach this one. `alone`: there are no other workers."""
+        self._membership = membership
+        self._store = store
+        self._directory = directory
+        self._follower = follower
+        self._windows = windows
+        self._clock = clock
+        self._address = address
+        self._alone = alone
+        self._token = ""
+        self._tasks: list[asyncio.Task[Any]] = []
+        self._campaign: asyncio.Task[None] | None = None
+        self._failed: asyncio.Future[None] | None = None
+        self._began_s = clock.monotonic()
+        self._linked = False
+        self._bootstrapped = False
+        self._beats_to_publish: list[tuple[str, bytes, int]] = []
+        self._sweep_every_s = min(1.0, windows.degraded_after_s / 20)
+        self.writer: Writer | None = None
+        self.links: Links | None = None
+        self.writer_address: str | None = None
+        self.on_writer: Callable[[Writer], None] = lambda writer: None
+        follower.on_beat = self._other_worker_heard
+
+    # state
+
+    @property
+    def reasons(self) -> list[str]:
+        """Why the region must not be written yet."""
+        if self.writer is None or self._has_bootstrapped(self.writer):
+            return []
+        return ["catching up with the federation"]
+
+    def check(self) -> None:
+        """Raise 503 while a start has not yet been given what its peers have."""
+        if self.reasons:
+            raise ApiError("catching_up", "This registry is catching up with its peers; try again.", retry_after_s=1)
+
+    def _has_bootstrapped(self, writer: Writer) -> bool:
+        """What a lost or old store lacks must be here before anything is built on it; where nobody can be
+        reached, waiting would help nobody."""
+        if self._bootstrapped:
+            return True
+        others = self._membership.expects_peers or len(writer.engine.replica.roster) > 1
+        waited_s = self._clock.monotonic() - self._began_s
+        self._linked = self._linked or any(link.greeted for link in writer.engine.links.values())
+        patience_s = BOOTSTRAP_S if self._linked else BOOTSTRAP_ALONE_S
+        self._bootstrapped = self.links is None or not others or writer.engine.caught_up or waited_s >= patience_s
+        return self._bootstrapped
+
+    # life
+
+    async def start(self) -> None:
+        """Become the writer, or find who is. Raises StoreUnavailable."""
+        self._failed = asyncio.get_running_loop().create_future()
+        position = await self._store.position()
+        while True:
+            await self._run_for_it()
+            if self.writer is not None:
+                self._follower.follow(position)
+                break
+            if not self._alone:
+                await self._follower.start()
+                break
+            await asyncio.sleep(RENEW_S / 3)  # the lease of a start that was killed runs out
+        self._campaign = asyncio.create_task(self._campaign_for_ever(), name="lease")
+
+    async def failed(self) -> None:
+        """Return only when a task has died, which is a fault of ours: raise it."""
+        assert self._failed is not None
+        await self._failed
+
+    async def stop(self) -> None:
+        """Give up the role."""
+        await _ended(self._campaign)
+        await self._resign()
+        with contextlib.suppress(StoreUnavailable):
+            await self._store.release(self._token)
+
+    async def _campaign_for_ever(self) -> None:
+        while True:
+            await asyncio.sleep(RENEW_S)
+            try:
+                await self._run_for_it()
+            except StoreUnavailable:
+                continue
+            except Exception as fault:
+                if self._failed is not None and not self._failed.done():
+                    self._failed.set_exception(fault)
+                raise
+
+    async def _run_for_it(self) -> None:
+        """Take or renew the lease, and the role that goes with the answer."""
+        if self.writer is not None and self.writer.deposed.is_set():
+            await self._resign()
+        if self.writer is None and not self._token:
+            self._token = secrets.token_hex(12)
+        lease = await self._store.lease(self._token, self._address, int(LEASE_S * 1000))
+        if lease.token == self._token:
+            self.writer_address = None
+            if self.writer is None:
+                await self._begin()
+            return
+        self.writer_address = lease.address
+        if self.writer is not None:
+            event("deposed", logging.WARNING, action="following the region's other writer")
+            await self._resign()
+        elif not self._alone:
+            await self._hear_owners()
+
+    async def _begin(self) -> None:
+        """Take over: everything from the store, a new generation, links."""
+        version, meta = await self._store.version(), await self._store.meta()
+        keeping = asyncio.create_task(self._keep_lease(), name="keep-lease")
+        try:
+            states = [state async for state in self._follower.states()]
+            config = self._membership.config
+            kept = unpack_meta(meta) if meta is not None else None
+            replica = await asyncio.to_thread(Replica.restore, config.registry_id, states, kept, config.digest_key)
+        finally:
+            await _ended(keeping)
+        rng = random.Random(secrets.randbits(64))  # noqa: S311 - whom to ask and when, never a secret
+        engine = Engine(config, replica, rng, Now(self._clock.monotonic(), self._clock.wall_ms()))
+        writer = Writer(engine, self._store, self._directory, self._clock, self._token, version)
+        writer.perform(writer.engine.tick(writer.now))
+        await writer.flushed()  # the new generation is kept before anything is written in it
+        self.writer = writer
+        self._follower.on_replaced = writer.store_lost
+        self.on_writer(writer)
+        if self._membership.make_links is not None:
+            self.links = self._membership.make_links(writer)
+            writer.attach(self.links)
+            await self.links.start()
+        if not self._alone:
+            writer.on_beats = self._beats_to_publish.extend
+        self._began_s, self._linked = self._clock.monotonic(), False
+        self._tasks = [self._run(writer.tick_for_ever(), "tick"), self._run(self._sweep(writer), "sweep")]
+        if not self._alone:
+            self._tasks.append(self._run(self._publish_for_ever(writer), "publish"))
+
+    async def _keep_lease(self) -> None:
+        while True:
+            await asyncio.sleep(RENEW_S)
+            with contextlib.suppress(StoreUnavailable):
+                await self._store.lease(self._token, self._address, int(LEASE_S * 1000))
+
+    def _run(self, work: Awaitable[None], name: str) -> "asyncio.Task[None]":
+        async def watched() -> None:
+            try:
+                await work
+            except asyncio.CancelledError:
+                raise
+            except Exception as fault:
+                event("task_failed", logging.ERROR, exc_info=True, task=name)
+                if self._failed is not None and not self._failed.done():
+                    self._failed.set_exception(fault)
+
+        return asyncio.create_task(watched(), name=name)
+
+    async def _resign(self) -> None:
+        writer, self.writer = self.writer, None
+        self._token = "" if writer is not None else self._token
+        self._follower.on_replaced = None
+        for task in self._tasks:
+            await _ended(task)
+        self._tasks = []
+        if self.links is not None:
+            await self.links.stop()
+            self.links = None
+        if writer is not None:
+            await writer.stop()
+
+    # the writer's work
+
+    async def _sweep(self, writer: Writer) -> None:
+        """Judge silent nodes; after a stall of ours, silence counts from its end."""
+        expected = self._clock.monotonic()
+        while True:
+            now = self._clock.monotonic()
+            if now - expected > max(1.0, self._windows.degraded_after_s / 3):
+                event("stalled", logging.WARNING, seconds=round(now - expected, 1))
+                self._directory.restart_counting(now)
+            elif self._follower.store_fault is None and writer.available:
+                # Not later: heartbeats after it may be failing, and no probe has told us yet.
+                await self._judge(writer, min(now, self._follower.heard_until_s))
+            expected = self._clock.monotonic() + self._sweep_every_s
+            await asyncio.sleep(self._sweep_every_s)
+
+    async def _judge(self, writer: Writer, now: float) -> None:
+        held = self._directory.hold_left_s(now)
+        due = self._directory.due(now)
+        left = self._directory.hold_left_s(now)
+        if held is None and left is not None:
+            writer.alert(
+                "expiry_held",
+                f"many nodes fell silent at once: none is called offline for {left:.0f} s; check our own network",
+            )
+        offline = [NODE_PREFIX + item.node_id for item in due if item.word.liveness == "offline"]
+        with contextlib.suppress(StoreUnavailable, Fenced):
+            silent = set(await self._store.unheard(offline)) if offline else set()
+            await writer.judge(
+                item for item in due if item.word.liveness != "offline" or NODE_PREFIX + item.node_id in silent
+            )
+
+    def _other_worker_heard(self, change: Change) -> None:
+        """Another worker took a heartbeat; its numbers go to the federation from here."""
+        writer = self.writer
+        if writer is not None and writer.engine.links:
+            with contextlib.suppress(ValueError):
+                writer.measured(change.key[len(NODE_PREFIX) :], pack(orjson.loads(change.data)))
+
+    # what the other workers cannot see for themselves
+
+    async def _publish_for_ever(self, writer: Writer) -> None:
+        while True:
+            await asyncio.sleep(PUBLISH_S)
+            words = [
+                [word.owner, word.reachable, word.age_s, word.generation, word.known]
+                for word in writer.engine.words(writer.now)
+            ]
+            beats = self._beats_to_publish[:]
+            self._beats_to_publish.clear()
+            batch = b"".join(b"%b %d %d\n%b" % (key.encode(), at, len(data), data) for key, data, at in beats)
+            with contextlib.suppress(StoreUnavailable):
+                await self._store.publish(OWNERS, orjson.dumps([self._clock.wall_ms(), words]), batch)
+
+    async def _hear_owners(self) -> None:
+        published = await self._store.published(OWNERS)
+        if published is None:
+            return
+        at_ms, words = orjson.loads(published)
+        now_ms = self._clock.wall_ms()
+        since_s = max(0.0, (now_ms - at_ms) / 1000)
+        for owner, reachable, age_s, generation, known in words:
+            self._directory.hear(
+                owner,
+                reachable=reachable,
+                age_s=age_s + since_s,
+                now_ms=now_ms,
+                generation=generation,
+                known=[(start, seq) for start, seq in known],
+            )
+
+
+async def _ended(task: "asyncio.Task[Any] | None") -> None:
+    """End a task. redis-py swallows a cancellation that arrives while it connects: ask again."""
+    while task is not None and not task.done():
+        task.cancel()
+        await asyncio.wait({task}, timeout=0.1)

@@ -1,0 +1,505 @@
+"""The region's one writer: the federation's engine, and what it asks for performed over the store and the
+links. Effects are performed in order: what is sent tells of nothing that a kill could take back.
+
+Local writes are in the engine at once and answered when they are kept. What could not be kept is tried again
+until it is; meanwhile nothing is sent, so that others hear of nothing that we could still lose.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import orjson
+
+from federation.clock import Chain, Now
+from federation.effects import Alert, Close, Effect, Send, StoreMeta
+from federation.effects import Store as Keep
+from federation.engine import Engine
+from federation.messages import Message
+from federation.record import REGISTRY_PREFIX
+from federation.record import Record as Versioned
+from federation.roster import Advert, unpack_advert
+from federation.writes import Token
+from registry import measurements
+from registry.clock import Clock
+from registry.directory import Directory, Due
+from registry.logs import event
+from registry.node import NODE_PREFIX, Record, Word, node_key
+from registry.ports import Fenced, Put, Store, StoreChanged, StoreUnavailable
+from registry.stored import pack_meta, pack_record
+
+TICK_S = 0.1
+COMMIT_PUTS = 500  # about ten milliseconds of the store's time
+RETRY_S = 0.2
+PAUSE_AFTER_S = 3.0  # without the store: others should not take us for alive when nobody can write here
+MAX_DOUBTFUL = 16  # commits in a row of which nobody knows whether they were made
+LOUD_S = 60.0  # one cause is logged once in so long
+
+
+class Links(Protocol):
+    """What the writer asks of the links (federation/links.py)."""
+
+    def send(self, peer: str, message: Message) -> None:
+        """Queue a message."""
+
+    def close(self, peer: str, reason: str) -> None:
+        """End a link."""
+
+    def know(self, roster: Mapping[str, Advert]) -> None:
+        """The roster as it is now."""
+
+    def pause(self, reason: str) -> None:
+        """End all links, and make none."""
+
+    def resume(self) -> None:
+        """Make links again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """A place in one of a registry's chains: everything up to a write. What callers carry as a version."""
+
+    chain: Chain
+    seq: int
+
+    def __str__(self) -> str:
+        origin, generation = self.chain
+        return f"{origin}:{generation}:{self.seq}"
+
+    @classmethod
+    def parse(cls, text: str) -> "Position":
+        """Read what `str` wrote. ValueError."""
+        origin, generation, seq = text.rsplit(":", 2)
+        if not (origin and 0 < int(generation) < 2**63 and 0 <= int(seq) < 2**63):
+            raise ValueError("no position")
+        return cls((origin, int(generation)), int(seq))
+
+
+class Writer:
+    """See the module. `deposed` is set when another worker has written for the region: nothing of this
+    one's state is of use any more."""
+
+    def __init__(
+        self, engine: Engine, store: Store, directory: Directory, clock: Clock, token: str, version: int
+    ) -> None:
+        self.engine = engine
+        self._store = store
+        self._directory = directory
+        self._clock = clock
+        self._token = token
+        self._expected = {version}
+        self._version = version
+        self._links: Links | None = None
+        self._dirty: dict[str, None] = {}
+        self._meta_due = False
+        self._behind: list[Send] = []
+        self._waiting: list[asyncio.Future[None]] = []
+        self._flusher: asyncio.Task[None] | None = None
+        self._failing_since_s: float | None = None
+        self._paused = False
+        self._loud: dict[tuple[str, str | None], float] = {}
+        self._watchers: list[tuple[Position, asyncio.Future[None]]] = []
+        self.visible: dict[Chain, int] = dict(engine.replica.vector)
+        self.alerts: Counter[str] = Counter()
+        self.last_alerts: dict[str, dict[str, Any]] = {}
+        self.deposed = asyncio.Event()
+        self.on_roster: Callable[[Mapping[str, Advert]], None] = lambda roster: None
+        self.on_recovered: Callable[[], None] = lambda: None
+        self.on_beats: Callable[[list[tuple[str, bytes, int]]], None] | None = None  # for other workers
+        self._beats: list[tuple[str, bytes, int]] = []
+        engine.on_measured(self._measured)
+        self._roster_seen: dict[str, bytes] = {}
+
+    # time and links
+
+    @property
+    def now(self) -> Now:
+        """Both clocks."""
+        return Now(self._clock.monotonic(), self._clock.wall_ms())
+
+    def attach(self, links: Links) -> None:
+        """From now on there are links."""
+        self._links = links
+        self._tell_roster()
+
+    async def tick_for_ever(self) -> None:
+        """Let the engine act on time."""
+        while True:
+            self.perform(self.engine.tick(self.now))
+            self._hear_owners()
+            self._tell_roster()
+            if self._beats and self.on_beats is not None:
+                beats, self._beats = self._beats, []
+                self.on_beats(beats)
+            await asyncio.sleep(TICK_S)
+
+    def connected(self, peer: str) -> None:
+        """A link is up (federation/links.py calls these)."""
+        self.perform(self.engine.connected(peer, self.now))
+
+    def disconnected(self, peer: str) -> None:
+        """A link is down."""
+        self.perform(self.engine.disconnected(peer, self.now))
+
+    def received(self, peer: str, message: Message) -> None:
+        """A message came in. A fault of ours that a peer's message brings out ends that link, and nothing else."""
+        try:
+            effects = self.engine.receive(peer, message, self.now)
+        except Exception:
+            event("message_failed", logging.ERROR, exc_info=True, peer=peer, message=type(message).__name__)
+            effects = [Alert("message_failed", f"a {type(message).__name__} of it could not be handled", peer)]
+            effects.append(Close(peer, "a message of it could not be handled"))
+        self.perform(effects)
+
+    def alert(self, code: str, detail: str, peer: str | None = None) -> None:
+        """Count what somebody should know, and log it: once a cause and minute."""
+        self.alerts[code] += 1
+        now = self._clock.monotonic()
+        self.last_alerts[code] = {"detail": detail, "peer": peer, "at_ms": self._clock.wall_ms()}
+        if now - self._loud.get((code, peer), float("-inf")) >= LOUD_S:
+            if len(self._loud) > 1_000:  # causes that peers invented
+                self._loud.clear()
+            self._loud[code, peer] = now
+            event("federation_alert", logging.WARNING, code=code, peer=peer, detail=detail)
+
+    def pinned(self, registry_id: str) -> bytes | None:
+        """The identity that the roster has of a registry."""
+        record = self.engine.replica.roster.get(REGISTRY_PREFIX + registry_id)
+        advert = unpack_advert(record.spec.payload) if record is not None and record.spec is not None else None
+        return advert.identity if advert is not None else None
+
+    # reading
+
+    def node(self, node_id: str) -> Record | None:
+        """A node as it stands, kept or about to be."""
+        record = self.engine.replica.get(node_key(node_id))
+        return Record.of(record) if record is not None else None
+
+    @property
+    def position(self) -> Position:
+        """Where our own writes have come to."""
+        replica = self.engine.replica
+        return Position(replica.chain, replica.vector.get(replica.chain, 0))
+
+    @property
+    def available(self) -> bool:
+        """Whether writes can be taken."""
+        return self._failing_since_s is None and not self.deposed.is_set()
+
+    async def seen(self, position: Position) -> None:
+        """Return when everything up to that position is visible here."""
+        if self.visible.get(position.chain, 0) >= position.seq:
+            return
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._watchers.append((position, done))
+        await done
+
+    # writing
+
+    def check(self) -> None:
+        """Raise StoreUnavailable when a write could not be kept now: so that it is not begun."""
+        if self.deposed.is_set():
+            raise StoreUnavailable("down", "another worker writes for this region now")
+        if self._failing_since_s is not None:
+            raise StoreUnavailable("down", "the last commit failed")
+
+    async def register(self, record: Record, incarnation: int, token: Token | None) -> None:
+        """A node registers here."""
+        self.check()
+        _, effects = self.engine.register(
+            node_key(record.node_id),
+            record.encode_spec(),
+            self.now,
+            incarnation=incarnation,
+            judgement=record.word.encode(),
+            token=token,
+        )
+        await self._kept(effects)
+
+    async def heard(self, node_id: str, word: Word, metrics: bytes, token: Token | None) -> bool:
+        """A node beats here: it is ours from now on, and fares as `word` says. False: it has to register."""
+        self.check()
+        key, now = node_key(node_id), self.now
+        made, effects = self.engine.heartbeat(key, now, judgement=word.encode(), metrics=metrics, token=token)
+        if made is not None:
+            effects += self.engine.judge(key, word.encode(), now)
+        await self._kept(effects)
+        return made is not None
+
+    def measured(self, node_id: str, metrics: bytes) -> None:
+        """A node of ours reported numbers; nothing about it changed."""
+        self.engine.measured(node_key(node_id), metrics, self.now)
+
+    async def amend(self, node_id: str, intent: bytes, word: Word | None) -> None:
+        """An operator's will, and (of a node of ours) another word on it."""
+        self.check()
+        key, now = node_key(node_id), self.now
+        effects = self.engine.amend(key, intent, now)
+        if word is not None:
+            effects += self.engine.judge(key, word.encode(), now)
+        await self._kept(effects)
+
+    async def delete(self, node_id: str, reason: str) -> None:
+        """A node is no more."""
+        self.check()
+        await self._kept(self.engine.delete(node_key(node_id), reason.encode(), self.now))
+
+    async def judge(self, due: Iterable[Due]) -> None:
+        """Say how silent nodes fare."""
+        self.check()
+        effects: list[Effect] = []
+        for item in due:
+            effects += self.engine.judge(node_key(item.node_id), item.word.encode(), self.now)
+        await self._kept(effects)
+
+    async def forget_registry(self, registry_id: str) -> bool:
+        """Take a registry out of the roster: its pinned identity with it. False: it is not there."""
+        self.check()
+        key = REGISTRY_PREFIX + registry_id
+        if key not in self.engine.replica.roster:
+            return False
+        await self._kept(self.engine.delete(key, b"removed by an operator", self.now))
+        return True
+
+    async def _kept(self, effects: list[Effect]) -> None:
+        self.perform(effects)
+        await self.flushed()
+
+    async def flushed(self) -> None:
+        """Return when everything up to now is in the store. Raises StoreUnavailable when it is not yet."""
+        if self._dirty or self._meta_due or (self._flusher is not None and not self._flusher.done()):
+            done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._waiting.append(done)
+            self._wake()
+            await done
+
+    # effects
+
+    def perform(self, effects: list[Effect]) -> None:
+        """Do what the engine asks."""
+        for effect in effects:
+            if isinstance(effect, Send):
+                if self._dirty or self._meta_due or self._busy:
+                    self._behind.append(effect)
+                else:
+                    self._send(effect)
+            elif isinstance(effect, Keep):
+                self._dirty[effect.key] = None
+            elif isinstance(effect, StoreMeta):
+                self._meta_due = True
+            elif isinstance(effect, Alert):
+                self.alert(effect.code, effect.detail, effect.peer)
+            elif isinstance(effect, Close) and self._links is not None:
+                self.alert("link_closed", effect.reason, effect.peer)
+                self._links.close(effect.peer, effect.reason)
+        if self._dirty or self._meta_due:
+            self._wake()
+
+    def _send(self, effect: Send) -> None:
+        if self._links is not None and not self._paused:
+            self._links.send(effect.peer, effect.message)
+
+    @property
+    def _busy(self) -> bool:
+        return self._flusher is not None and not self._flusher.done()
+
+    def _wake(self) -> None:
+        if not self._busy and not self.deposed.is_set():
+            self._flusher = asyncio.create_task(self._flush(), name="commit")
+
+    async def _flush(self) -> None:
+        """Commit until nothing is left. What arrives meanwhile waits for the next round, so that what is sent
+        after a round tells only of what that round kept."""
+        while self._dirty or self._meta_due or self._behind or self._waiting:
+            dirty, self._dirty = self._dirty, {}
+            meta_due, self._meta_due = self._meta_due, False
+            behind, self._behind = self._behind, []
+            waiting, self._waiting = self._waiting, []
+            try:
+                await self._commit_round(list(dirty), meta_due)
+            except (StoreUnavailable, Fenced) as error:
+                self._dirty = {**dirty, **self._dirty}
+                self._meta_due = True
+                self._behind = behind + self._behind
+                self._failed(error, waiting)
+                if self.deposed.is_set():
+                    return
+                await asyncio.sleep(RETRY_S)
+                continue
+            self._succeeded()
+            for effect in behind:
+                self._send(effect)
+            for done in waiting:
+                if not done.done():
+                    done.set_result(None)
+
+    async def _commit_round(self, keys: list[str], meta_due: bool) -> None:
+        replica = self.engine.replica
+        vector = dict(replica.vector) if meta_due else None
+        meta = pack_meta(replica.meta()) if meta_due else None
+        for start in range(0, max(1, len(keys)), COMMIT_PUTS):
+            chunk = keys[start : start + COMMIT_PUTS]
+            last = start + COMMIT_PUTS >= len(keys)
+            await self._commit(chunk, meta if last else None)
+            if not last:
+                await asyncio.sleep(0)
+        if vector is not None:
+            self.visible = vector
+            self._settle_watchers()
+
+    async def _commit(self, keys: list[str], meta: bytes | None) -> None:
+        """One commit. A record that a peer's write made too big for the store's script to take is not one:
+        the wire's limits are far below."""
+        if not keys and meta is None:
+            return
+        records = [(key, self.engine.replica.get(key)) for key in keys]
+        puts = [Put(key, pack_record(record) if record is not None else None) for key, record in records]
+        nodes = [(key, Record.of(record) if record is not None else None) for key, record in records]
+        version = max(self._version + 1, self._clock.wall_ms())
+        try:
+            await self._store.commit(self._token, self._expected, version, puts, meta)
+        except StoreUnavailable:
+            self._expected.add(version)
+            self._version = version
+            raise
+        except StoreChanged:
+            await self._rewrite()
+            return
+        self._version, self._expected = version, {version}
+        self._show(nodes, version)
+
+    def _show(self, nodes: list[tuple[str, Record | None]], version: int) -> None:
+        now, now_ms = self._clock.monotonic(), self._clock.wall_ms()
+        for key, node in nodes:
+            if not key.startswith(NODE_PREFIX):
+                continue
+            if node is None:
+                self._directory.delete(key[len(NODE_PREFIX) :], version)
+            else:
+                self._directory.put(node, version, now, now_ms)
+
+    async def _rewrite(self) -> None:
+        """The store is not as we left it. Somebody who wrote for the region after us knows better than we;
+        else it lost what we hold: it gets it back."""
+        found = await self._store.version()
+        if found > max(self._expected) and found > self._version:
+            self.deposed.set()
+            raise Fenced
+        self.alert("store_changed", "the store was emptied, replaced or is an old copy; everything is written again")
+        keys = [record.key for record in self.engine.replica.records()]
+        for start in range(0, len(keys), COMMIT_PUTS):
+            await self._write_over(keys[start : start + COMMIT_PUTS], None)
+        superfluous = sorted(await self._store.keys() - set(keys))
+        for start in range(0, len(superfluous), COMMIT_PUTS):
+            await self._write_over(superfluous[start : start + COMMIT_PUTS], None)
+        await self._write_over([], pack_meta(self.engine.replica.meta()))
+
+    async def _write_over(self, keys: list[str], meta: bytes | None) -> None:
+        records = [(key, self.engine.replica.get(key)) for key in keys]
+        puts = [Put(key, pack_record(record) if record is not None else None) for key, record in records]
+        nodes = [(key, Record.of(record) if record is not None else None) for key, record in records]
+        version = max(self._version + 1, self._clock.wall_ms())
+        await self._store.commit(self._token, None, version, puts, meta)
+        self._version, self._expected = version, {version}
+        self._show(nodes, version)
+
+    def _failed(self, error: StoreUnavailable | Fenced, waiting: list[asyncio.Future[None]]) -> None:
+        now = self._clock.monotonic()
+        if self._failing_since_s is None:
+            self._failing_since_s = now
+        why = error if isinstance(error, StoreUnavailable) else StoreUnavailable("down", "the lease was lost")
+        for done in (*waiting, *self._waiting):
+            if not done.done():
+                done.set_exception(why)
+        self._waiting = []
+        if len(self._expected) > MAX_DOUBTFUL:
+            self._expected = set(sorted(self._expected)[-MAX_DOUBTFUL:])
+        if now - self._failing_since_s >= PAUSE_AFTER_S and not self._paused and self._links is not None:
+            self._paused = True
+            self._behind = []
+            self._links.pause("the store is away")
+
+    def _succeeded(self) -> None:
+        if self._failing_since_s is None:
+            return
+        self._failing_since_s = None
+        if self._paused and self._links is not None:
+            self._paused = False
+            self._links.resume()
+        self.on_recovered()
+
+    async def store_lost(self) -> None:
+        """The store has no record that we hold: find out what happened to it."""
+        self._meta_due = True
+        self._wake()
+        await self.flushed()
+
+    def _settle_watchers(self) -> None:
+        left = []
+        for position, done in self._watchers:
+            if done.done():
+                continue
+            if self.visible.get(position.chain, 0) >= position.seq:
+                done.set_result(None)
+            else:
+                left.append((position, done))
+        self._watchers = left
+
+    # what others say
+
+    def _measured(self, record: Versioned) -> None:
+        """Another registry's node reported numbers."""
+        values = measurements.unpack(record.metrics)
+        if not values or not record.key.startswith(NODE_PREFIX):
+            return
+        metrics = orjson.dumps(values)
+        at_ms = self._clock.wall_ms() - int((self._clock.monotonic() - record.metrics_at_s) * 1000)
+        self._directory.beat(record.key[len(NODE_PREFIX) :], metrics, at_ms, record.metrics_at_s, values)
+        if self.on_beats is not None:
+            self._beats.append((record.key, metrics, at_ms))
+
+    def _hear_owners(self) -> None:
+        now = self.now
+        for word in self.engine.words(now):
+            self._directory.hear(
+                word.owner,
+                reachable=word.reachable,
+                age_s=word.age_s,
+                now_ms=now.wall_ms,
+                generation=word.generation,
+                known=word.known,
+            )
+
+    def roster(self) -> dict[str, Advert]:
+        """Every registry of the federation that says how to find it, ours among them."""
+        adverts = {}
+        for key, record in self.engine.replica.roster.items():
+            advert = unpack_advert(record.spec.payload) if record.spec is not None else None
+            if advert is not None:
+                adverts[key[len(REGISTRY_PREFIX) :]] = advert
+        return adverts
+
+    def _tell_roster(self) -> None:
+        seen = {
+            key: record.spec.payload for key, record in self.engine.replica.roster.items() if record.spec is not None
+        }
+        if seen != self._roster_seen:
+            self._roster_seen = seen
+            roster = self.roster()
+            if self._links is not None:
+                self._links.know(roster)
+            self.on_roster(roster)
+
+    async def stop(self) -> None:
+        """Finish the commit under way."""
+        if self._flusher is not None and not self._flusher.done():
+            await asyncio.wait([self._flusher], timeout=1.0)
+            self._flusher.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._flusher
+        for _, done in self._watchers:
+            done.cancel()
