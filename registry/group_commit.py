@@ -8,7 +8,7 @@ here no caller's fate touches a connection.
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import sha1
 from typing import Any
@@ -31,7 +31,7 @@ GATHER_S = 0.002
 
 @dataclass(slots=True)
 class _Beat:
-    node_id: str
+    key: str
     at_ms: int
     payload: bytes
     done: "asyncio.Future[bool]"
@@ -70,11 +70,11 @@ class GroupCommit:
         for script in _SHA:
             await self._redis.script_load(script)
 
-    def beat(self, node_id: str, payload: bytes, at_ms: int) -> Awaitable[bool]:
-        """Renew a node's expiry in the next batch. False: there is no such record."""
+    def beat(self, key: str, payload: bytes, at_ms: int) -> Awaitable[bool]:
+        """Renew a key's expiry in the next batch. False: there is no such record."""
         self._check_room()
         done: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        self._beats.append(_Beat(node_id, at_ms, payload, done))
+        self._beats.append(_Beat(key, at_ms, payload, done))
         self._wake()
         return done
 
@@ -176,15 +176,26 @@ class GroupCommit:
             await asyncio.wait([self._flusher], timeout=CLOSE_S)
 
 
-_SHA = {
-    script: sha1(script.encode(), usedforsecurity=False).hexdigest()
-    for script in (lua.BEATS, lua.PUT, lua.DELETE, lua.MARK_OFFLINE, lua.READ_BEATS)
-}
+_SHA = {script: sha1(script.encode(), usedforsecurity=False).hexdigest() for script in lua.ALL}
+
+
+def frame(key: str, at_ms: int, payload: bytes) -> bytes:
+    """One heartbeat of a batch; a batch is such frames, joined."""
+    return b"%b %d %d\n%b" % (key.encode(), at_ms, len(payload), payload)
+
+
+def frames(batch: bytes) -> Iterator[tuple[str, int, bytes]]:
+    """Key, at_ms and payload of each heartbeat of a batch."""
+    at = 0
+    while at < len(batch):
+        start = batch.index(b"\n", at) + 1
+        key, at_ms, size = batch[at:start].split()
+        at = start + int(size)
+        yield key.decode(), int(at_ms), batch[start:at]
 
 
 def _batch(beats: Sequence[_Beat]) -> bytes:
-    lines = [b"%b %d %d\n%b" % (beat.node_id.encode(), beat.at_ms, len(beat.payload), beat.payload) for beat in beats]
-    return b"".join(lines)
+    return b"".join([frame(beat.key, beat.at_ms, beat.payload) for beat in beats])
 
 
 def _settle(done: "asyncio.Future[Any]", answer: Any) -> None:
@@ -200,6 +211,14 @@ def _fail(waiting: Sequence[_Command | _Beat], error: StoreUnavailable) -> None:
     for item in waiting:
         if not item.done.done():
             item.done.set_exception(error)
+
+
+async def guarded(call: Awaitable[Any]) -> Any:
+    """The call's answer. Raises StoreUnavailable for what goes wrong with the server or on the way to it."""
+    try:
+        return await call
+    except (redis_errors.RedisError, OSError, TimeoutError) as error:
+        raise unavailable(error) from None
 
 
 def unavailable(error: BaseException) -> StoreUnavailable:

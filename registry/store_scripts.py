@@ -1,83 +1,108 @@
-"""The store's Lua scripts. They compare versions and write; they decide nothing else."""
+"""The store's Lua scripts. They compare the lease and the commit number, and write; they decide nothing else.
 
-RECORDS, SEQ, LAST, OFFLINE, CHANGES = "records", "seq", "last", "offline", "changes"
-STREAM_LENGTH = 10_000  # commits a worker may lie behind before it loads everything again
+Every script is given KEYS, in this order. A script runs whole or not at all: what could be refused (a replica,
+a full memory, a failing disk) is refused at its first write, and the clock that keys expire by stands meanwhile.
+"""
 
-# ARGV: beat prefix, window_ms, worker, batch. A batch is `id at_ms size\n` and `size` bytes for each
+KEYS = ("records", "last", "changes", "seq", "meta", "lease")
+STREAM_LENGTH = 10_000  # entries a worker may lie behind before it loads everything again
+
+# ARGV: beat prefix, window_ms, worker, batch. A batch is `key at_ms size\n` and `size` bytes for each
 # beat: one string goes to the stream as it came, and costs callers nothing to take apart.
-# Answers the positions of the ids that have no record. One HSET, one XADD for the whole batch.
+# Answers the positions of the keys that have no record. One HSET, one XADD for the whole batch.
 BEATS = f"""
 local batch, at, position = ARGV[4], 1, 0
-local missing, last, there = {{}}, {{}}, {{}}
+local missing, last = {{}}, {{}}
 while at <= #batch do
-  local _, stop, id, at_ms, size = string.find(batch, '^([^ ]+) (%d+) (%d+)\\n', at)
+  local _, stop, key, at_ms, size = string.find(batch, '^([^ ]+) (%d+) (%d+)\\n', at)
   at = stop + 1 + tonumber(size)
-  if redis.call('HEXISTS', KEYS[1], id) == 1 then
+  if redis.call('HEXISTS', KEYS[1], key) == 1 then
     local value = ARGV[2] .. ' ' .. at_ms .. ' ' .. string.sub(batch, stop + 1, at - 1)
-    redis.call('SET', ARGV[1] .. id, value, 'PX', ARGV[2])
-    last[#last + 1] = id
+    redis.call('SET', ARGV[1] .. key, value, 'PX', ARGV[2])
+    last[#last + 1] = key
     last[#last + 1] = at_ms
-    there[#there + 1] = id
   else
     missing[#missing + 1] = position
   end
   position = position + 1
 end
-if #there > 0 then
+if #last > 0 then
   redis.call('HSET', KEYS[2], unpack(last))
-  if redis.call('EXISTS', KEYS[3]) == 1 then redis.call('HDEL', KEYS[3], unpack(there)) end
-  redis.call('XADD', KEYS[4], 'MAXLEN', '~', {STREAM_LENGTH}, '*', 'w', ARGV[3], 'h', batch)
+  redis.call('XADD', KEYS[3], 'MAXLEN', '~', {STREAM_LENGTH}, '*', 'w', ARGV[3], 'h', batch)
 end
 return missing
 """
 
-# Never under the clock, in milliseconds: a store that lost its newest commits (a failover, an old
-# backup, FLUSHALL) must not hand out their versions a second time.
-_NEXT_VERSION = """
-local current = redis.call('HGET', KEYS[1], ARGV[1])
-local held = current and string.sub(current, 1, 16) or '0000000000000000'
-if held ~= ARGV[2] then return 0 end
-local version = math.max(tonumber(redis.call('GET', KEYS[5]) or 0) + 1, tonumber(ARGV[3]))
-local stamp = string.format('%016d', version)
-redis.call('SET', KEYS[5], stamp)
-"""
-
-# ARGV: id, expected version, at_ms, worker, data, beat key, beat value or '', window_ms
-PUT = f"""{_NEXT_VERSION}
-redis.call('HSET', KEYS[1], ARGV[1], stamp .. ARGV[5])
-if ARGV[7] ~= '' then
-  redis.call('SET', ARGV[6], ARGV[7], 'PX', ARGV[8])
-  redis.call('HSET', KEYS[2], ARGV[1], ARGV[3])
-  redis.call('HDEL', KEYS[3], ARGV[1])
+# ARGV: token, the expected numbers or '' for any, number, worker, all keys, beat prefix, 1 with a meta, meta, how
+# many values follow, key and value of each record to keep, keys to remove. Numbers have 16 digits, the expected
+# ones a space on either side. The stream gets the keys, not the records: those of a newcomer region would fill it.
+# The number is written last: should a key of ours hold something foreign, the writer sees that it was not committed.
+COMMIT = f"""
+local holder = redis.call('GET', KEYS[6])
+if not holder or string.match(holder, '^[^ ]*') ~= ARGV[1] then return 'fenced' end
+local newest = redis.call('GET', KEYS[4]) or '0000000000000000'
+if ARGV[2] ~= '' and not string.find(ARGV[2], ' ' .. newest .. ' ', 1, true) then return 'changed' end
+local stop = 9 + tonumber(ARGV[9])
+if stop > 9 then redis.call('HSET', KEYS[1], unpack(ARGV, 10, stop)) end
+if #ARGV > stop then
+  redis.call('HDEL', KEYS[1], unpack(ARGV, stop + 1))
+  redis.call('HDEL', KEYS[2], unpack(ARGV, stop + 1))
+  for i = stop + 1, #ARGV do redis.call('DEL', ARGV[6] .. ARGV[i]) end
 end
-redis.call('XADD', KEYS[4], 'MAXLEN', '~', {STREAM_LENGTH}, '*',
-  'w', ARGV[4], 'p', ARGV[1], 'v', stamp, 't', ARGV[3], 'd', ARGV[5], 'b', ARGV[7])
-return version
-"""
-# ARGV: id, expected version, at_ms, worker, beat key
-DELETE = f"""{_NEXT_VERSION}
-redis.call('HDEL', KEYS[1], ARGV[1])
-redis.call('HDEL', KEYS[2], ARGV[1])
-redis.call('HDEL', KEYS[3], ARGV[1])
-redis.call('DEL', ARGV[5])
-redis.call('XADD', KEYS[4], 'MAXLEN', '~', {STREAM_LENGTH}, '*',
-  'w', ARGV[4], 'x', ARGV[1], 'v', stamp, 't', ARGV[3])
-return version
-"""
-
-# ARGV: beat prefix, at_ms, ids. Marks those that have a record and no live beat; answers them.
-MARK_OFFLINE = """
-local marked = {}
-for i = 3, #ARGV do
-  if redis.call('HEXISTS', KEYS[1], ARGV[i]) == 1 and redis.call('EXISTS', ARGV[1] .. ARGV[i]) == 0 then
-    redis.call('HSET', KEYS[3], ARGV[i], ARGV[2])
-    marked[#marked + 1] = ARGV[i]
-  end
+if ARGV[7] == '1' then redis.call('SET', KEYS[5], ARGV[8]) end
+if ARGV[5] ~= '' then
+  redis.call('XADD', KEYS[3], 'MAXLEN', '~', {STREAM_LENGTH}, '*', 'w', ARGV[4], 'c', ARGV[5], 'v', ARGV[3])
 end
-return marked
+redis.call('SET', KEYS[4], ARGV[3])
+return 'done'
 """
 
-# ARGV: beat prefix, ids. Answers value and remaining life of each, flat.
+# ARGV: token, address, ttl_ms. Answers who holds the lease now.
+# A failover may lose a lease that was just given, and another worker take it: then the first one's commits
+# are fenced. A master that was cut off goes on taking its writer's commits until it is demoted, and loses them
+# then, as it loses every write; the writer finds out by the number of the newest commit.
+LEASE = """
+local holder = redis.call('GET', KEYS[6])
+if holder and string.match(holder, '^[^ ]*') ~= ARGV[1] then return holder end
+holder = ARGV[1] .. ' ' .. ARGV[2]
+redis.call('SET', KEYS[6], holder, 'PX', ARGV[3])
+return holder
+"""
+
+# ARGV: token
+RELEASE = """
+local holder = redis.call('GET', KEYS[6])
+if holder and string.match(holder, '^[^ ]*') == ARGV[1] then redis.call('DEL', KEYS[6]) end
+return 1
+"""
+
+# ARGV: key of the value, value, worker, batch or ''. Readers of the stream take the batch as any other.
+PUBLISH = f"""
+redis.call('SET', ARGV[1], ARGV[2])
+if ARGV[4] ~= '' then
+  redis.call('XADD', KEYS[3], 'MAXLEN', '~', {STREAM_LENGTH}, '*', 'w', ARGV[3], 'h', ARGV[4])
+end
+return 1
+"""
+
+# ARGV: beat prefix, keys. Answers the positions of those without a live beat.
+UNHEARD = """
+local silent = {}
+for i = 2, #ARGV do
+  if redis.call('EXISTS', ARGV[1] .. ARGV[i]) == 0 then silent[#silent + 1] = i - 2 end
+end
+return silent
+"""
+
+# ARGV: cursor, count. HSCAN without the values, which only Redis 7.4 can leave out: cursor, keys.
+SCAN_KEYS = """
+local found = redis.call('HSCAN', KEYS[1], ARGV[1], 'COUNT', ARGV[2])
+local keys = {found[1]}
+for i = 1, #found[2], 2 do keys[#keys + 1] = found[2][i] end
+return keys
+"""
+
+# ARGV: beat prefix, keys. Answers value and remaining life of each, flat.
 READ_BEATS = """
 local found = {}
 for i = 2, #ARGV do
@@ -86,3 +111,5 @@ for i = 2, #ARGV do
 end
 return found
 """
+
+ALL = (BEATS, COMMIT, LEASE, RELEASE, PUBLISH, UNHEARD, SCAN_KEYS, READ_BEATS)

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from registry.group_commit import MAX_BEATS
-from registry.ports import Stored, StoreUnavailable, VersionConflict
+from registry.group_commit import MAX_BEATS, frame, frames
+from registry.ports import Fenced, Lease, Put, StoreChanged, StoreUnavailable
 from registry.store import RedisStore
 from tests.support.stores import Bench, heard, loaded, told
 
@@ -16,62 +16,80 @@ AT = 1_700_000_000_000
 
 
 async def test_what_arrives_in_one_turn_shares_one_pipeline(region: Bench) -> None:
-    commits: list[int] = []
-    store = await region.worker(on_commit=lambda number, seconds: commits.append(number))
-    await store.put("a", b"x", expected=0, at_ms=AT)
-    commits.clear()
+    batches: list[int] = []
+    store = await region.worker(on_commit=lambda number, seconds: batches.append(number))
+    await (await region.writer(store)).put("a")
+    batches.clear()
     before = region.pipelines
     await asyncio.gather(
-        *(store.put(f"n{i}", b"x", expected=0, at_ms=AT) for i in range(40)),
+        *(store.setting(f"s{i}", b"x") for i in range(40)),
         *(heard(store, AT) for _ in range(40)),
-        *(store.get("a") for _ in range(40)),
+        *(store.published("p") for _ in range(40)),
+        store.commit("t1", {1}, 2, [Put("b", b"x")], None),
     )
-    assert region.pipelines - before == 1
-    assert commits == [120]
+    assert batches[0] == 121
+    assert region.pipelines - before == 2  # the settings are read in another
+    assert batches[1:] == [40]
+
+
+async def test_a_heartbeat_of_the_same_turn_finds_the_record_of_a_commit(region: Bench) -> None:
+    store = await region.worker()
+    await region.writer(store)
+    answers = await asyncio.gather(heard(store, AT), store.commit("t1", {0}, 1, [Put("a", b"x")], None))
+    assert answers[0] is True
 
 
 async def test_what_arrives_while_a_batch_is_under_way_shares_the_next(region: Bench) -> None:
     store = await region.worker()
     before = region.pipelines
-    first = asyncio.create_task(store.put("a", b"x", expected=0, at_ms=AT))
+    first = asyncio.create_task(store.ping())
     for _ in range(3):  # until it is on its way
         await asyncio.sleep(0)
     assert region.pipelines - before == 1
     assert not first.done()
-    await asyncio.gather(first, *(store.put(f"n{i}", b"x", expected=0, at_ms=AT) for i in range(20)))
+    await asyncio.gather(first, *(store.publish(f"n{i}", b"x") for i in range(20)))
     assert region.pipelines - before == 2
 
 
 async def test_a_turn_of_very_many_heartbeats_answers_each(region: Bench) -> None:
     store = await region.worker()
     known = [f"n{i}" for i in range(0, MAX_BEATS + 100, 3)]
-    await asyncio.gather(*(store.put(node_id, b"x", expected=0, at_ms=AT) for node_id in known))
+    await (await region.writer(store)).put(*known)
     ids = [f"n{i}" for i in range(MAX_BEATS + 100)]
-    answers = await asyncio.gather(*(store.beat(node_id, b"{}", AT) for node_id in ids))
-    assert [node_id for node_id, there in zip(ids, answers, strict=True) if there] == known
+    answers = await asyncio.gather(*(store.beat(key, b"{}", AT) for key in ids))
+    assert [key for key, there in zip(ids, answers, strict=True) if there] == known
 
 
-async def test_one_callers_conflict_is_nobody_elses(region: Bench) -> None:
+def test_a_batch_is_taken_apart_as_it_was_put_together() -> None:
+    beats = [("n:a", AT, b""), ("é:1", 0, b"n:b 1 2\n"), ("n:a", AT + 1, b"\n \x00")]
+    assert list(frames(b"".join(frame(*beat) for beat in beats))) == beats
+    assert list(frames(b"")) == []
+
+
+async def test_one_callers_refusal_is_nobody_elses(region: Bench) -> None:
     store = await region.worker()
+    await region.writer(store)
     answers = await asyncio.gather(
-        store.put("a", b"x", expected=7, at_ms=AT),
-        store.put("b", b"x", expected=0, at_ms=AT),
-        store.delete("c", expected=7, at_ms=AT),
-        store.get("b"),
+        store.commit("t2", {0}, 7, [Put("b", b"x")], None),
+        store.commit("t1", {0}, 1, [Put("a", b"x")], None),
+        store.commit("t1", {0}, 2, [Put("c", b"x")], None),
+        store.version(),
+        heard(store, AT),
         return_exceptions=True,
     )
-    assert isinstance(answers[0], VersionConflict)
-    assert isinstance(answers[2], VersionConflict)
-    assert answers[3] == Stored(answers[1], b"x")
+    assert isinstance(answers[0], Fenced)
+    assert isinstance(answers[2], StoreChanged)
+    assert [answers[1], *answers[3:]] == [None, 1, True]
+    assert await store.keys() == {"a"}
 
 
 @pytest.mark.parametrize("turns", range(5))
 async def test_a_caller_that_is_cancelled_disturbs_nobody(region: Bench, turns: int) -> None:
     store = await region.worker()
-    await store.put("a", b"x", expected=0, at_ms=AT)
-    tasks = [
-        asyncio.create_task(store.put("gone", b"x", expected=0, at_ms=AT)),
-        asyncio.create_task(store.put("stays", b"y", expected=0, at_ms=AT)),
+    await (await region.writer(store)).put("a")
+    tasks: list[asyncio.Task[Any]] = [
+        asyncio.create_task(store.publish("gone", b"x")),
+        asyncio.create_task(store.commit("t1", {1}, 2, [Put("stays", b"y")], None)),
         asyncio.create_task(heard(store, AT)),
         asyncio.create_task(heard(store, AT + 1)),
     ]
@@ -80,77 +98,90 @@ async def test_a_caller_that_is_cancelled_disturbs_nobody(region: Bench, turns: 
     tasks[0].cancel()
     tasks[2].cancel()
     answers = await asyncio.gather(*tasks, return_exceptions=True)
-    assert answers[1] > 0
+    assert answers[1] is None
     assert answers[3] is True
-    assert await store.get("stays") == Stored(answers[1], b"y")
-    assert (await loaded(store))["a"].last_beat_at_ms == AT + 1
+    records = await loaded(store)
+    assert (records["stays"].data, records["a"].last_beat_at_ms) == (b"y", AT + 1)
 
 
 async def test_no_more_wait_than_can_be_served(region: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("registry.group_commit.MAX_WAITING", 10)
     store = await region.worker()
-    answers = await asyncio.gather(*(store.get("a") for _ in range(15)), return_exceptions=True)
+    answers = await asyncio.gather(*(store.published("a") for _ in range(15)), return_exceptions=True)
     assert [getattr(answer, "reason", None) for answer in answers] == [None] * 10 + ["slow"] * 5
-    assert await store.get("a") is None
+    assert await store.published("a") is None
 
 
 async def test_closing_finishes_what_is_queued(region: Bench) -> None:
     store, other = await region.worker("w1"), await region.worker("w2")
-    queued = [asyncio.create_task(store.put(f"n{i}", b"x", expected=0, at_ms=AT)) for i in range(5)]
+    await (await region.writer(store)).put("a")
+    queued: list[asyncio.Task[Any]] = [asyncio.create_task(store.publish(f"n{i}", b"x")) for i in range(5)]
+    queued.append(asyncio.create_task(store.commit("t1", {1}, 2, [Put("b", b"x")], None)))
+    queued.append(asyncio.create_task(heard(store, AT)))
     await asyncio.sleep(0)
     await store.aclose()
     await asyncio.gather(*queued)
-    assert len(await loaded(other)) == 5
+    assert await other.keys() == {"a", "b"}
+    assert [await other.published(f"n{i}") for i in range(5)] == [b"x"] * 5
+    assert await other.unheard(["a", "b"]) == ["b"]
 
 
 # a server that was restarted, replaced, or is not there
 
 
-@pytest.mark.parametrize("operation", ["put", "beat", "delete", "mark_offline", "load"])
+CALLS: dict[str, Callable[[RedisStore], Awaitable[Any]]] = {
+    "beat": lambda store: store.beat("a", b"{}", AT),
+    "commit": lambda store: store.commit("t1", {1}, 2, [Put("a", b"y"), Put("b", None)], b"m"),
+    "keys": lambda store: store.keys(),
+    "last_alive_ms": lambda store: store.last_alive_ms(),
+    "lease": lambda store: store.lease("t1", "here", 1_000),
+    "load": lambda store: loaded(store),
+    "meta": lambda store: store.meta(),
+    "ping": lambda store: store.ping(),
+    "position": lambda store: store.position(),
+    "publish": lambda store: store.publish("p", b"x"),
+    "published": lambda store: store.published("p"),
+    "release": lambda store: store.release("t1"),
+    "setting": lambda store: store.setting("s", b"x"),
+    "start": lambda store: store.start(),
+    "tail": lambda store: told(store, "0-0", 1),
+    "unheard": lambda store: store.unheard(["a", "b"]),
+    "version": lambda store: store.version(),
+}
+
+
+@pytest.mark.parametrize("operation", ["beat", "commit", "keys", "lease", "load", "publish", "release", "unheard"])
 async def test_a_server_that_forgot_the_scripts_is_given_them_again(region: Bench, operation: str) -> None:
     store, raw = await region.worker(), await region.raw()
-    version = await store.put("a", b"x", expected=0, at_ms=AT, beat=b"{}")
+    await (await region.writer(store)).put("a", "b")
+    await store.beat("a", b"{}", AT)
     await raw.script_flush()
-    calls: dict[str, Callable[[], Awaitable[Any]]] = {
-        "put": lambda: store.put("a", b"y", expected=version, at_ms=AT),
-        "beat": lambda: store.beat("a", b"{}", AT),
-        "delete": lambda: store.delete("a", expected=version, at_ms=AT),
-        "mark_offline": lambda: store.mark_offline(["a"]),
-        "load": lambda: loaded(store),
-    }
-    answer = await calls[operation]()
-    assert answer or operation == "mark_offline"
+    answer = await CALLS[operation](store)
+    answers = {"beat": True, "keys": {"a", "b"}, "lease": Lease("t1", "here"), "unheard": ["b"]}
     if operation == "load":
         assert answer["a"].beat == b"{}"
+    else:
+        assert answer == answers.get(operation)
+    assert await store.version() == (2 if operation == "commit" else 1)
+    assert await store.published("p") == (b"x" if operation == "publish" else None)
+    assert await raw.exists(region.key("lease")) == (operation != "release")
 
 
 async def test_an_operation_that_the_server_refuses_fails_alone(region: Bench) -> None:
     store, raw = await region.worker(), await region.raw()
+    await region.writer(store)
     await raw.set(region.key("settings"), "not a hash")
     answers = await asyncio.gather(
-        store.setting("s", b"x"), store.put("a", b"x", expected=0, at_ms=AT), return_exceptions=True
+        store.setting("s", b"x"), store.commit("t1", {0}, 1, [Put("a", b"x")], None), return_exceptions=True
     )
     assert isinstance(answers[0], StoreUnavailable)
     assert answers[0].reason == "refused"
-    assert await store.get("a") == Stored(answers[1], b"x")
+    assert answers[1] is None
+    assert await store.keys() == {"a"}
 
 
 async def test_a_server_that_is_not_there_is_told_to_every_caller(tmp_path: Path) -> None:
     store = RedisStore(f"unix://{tmp_path}/none", region="r", worker_id="w", beat_window_ms=1_000)
-    calls = [
-        store.get("a"),
-        store.put("a", b"x", expected=0, at_ms=AT),
-        store.delete("a", expected=1, at_ms=AT),
-        heard(store, AT),
-        store.mark_offline(["a"]),
-        store.setting("s", b"x"),
-        store.ping(),
-        store.last_alive_ms(),
-        store.position(),
-        loaded(store),
-        told(store, "0-0", 1),
-        store.start(),
-    ]
-    answers = await asyncio.gather(*calls, return_exceptions=True)
-    assert [getattr(answer, "reason", answer) for answer in answers] == ["down"] * len(calls)
+    answers = await asyncio.gather(*(call(store) for call in CALLS.values()), return_exceptions=True)
+    assert [getattr(answer, "reason", answer) for answer in answers] == ["down"] * len(CALLS)
     await store.aclose()

@@ -3,16 +3,18 @@
 import asyncio
 import contextlib
 import itertools
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
 from typing import Any
 
 from fakeredis import FakeServer
 from fakeredis.aioredis import FakeRedis
 from redis.asyncio import Redis
 
-from registry.ports import Change, Loaded, Store
+from registry.ports import Change, Loaded, Put, Store
 from registry.redis_url import connect
 from registry.store import RedisStore
+
+LONG_MS = 60_000
 
 _regions = itertools.count()
 
@@ -62,11 +64,12 @@ class Bench:
         *,
         window_ms: int = 60_000,
         kind: type[RedisStore] = RedisStore,
+        url: str | None = None,
         on_commit: Callable[[int, float], None] | None = None,
     ) -> Any:
-        """A worker's store, started; closed with the bench."""
+        """A worker's store, started; closed with the bench. `url`: another way to the server."""
         store = kind(
-            self._url,
+            url or self._url,
             region=self.region,
             worker_id=name,
             beat_window_ms=window_ms,
@@ -77,9 +80,43 @@ class Bench:
         await store.start()
         return store
 
+    async def writer(self, store: Store | None = None, token: str = "t1") -> "Writer":
+        """A worker that holds the region's lease."""
+        made = Writer(store or await self.worker(), token)
+        assert (await made.store.lease(token, "", LONG_MS)).token == token
+        made.number = await made.store.version()
+        return made
+
     async def aclose(self) -> None:
         """Close every client."""
         await self._open.aclose()
+
+
+class Writer:
+    """Numbers its commits one after the other, as the one writer of a region does."""
+
+    def __init__(self, store: Store, token: str) -> None:
+        self.store = store
+        self.token = token
+        self.number = 0
+
+    async def commit(self, *puts: Put, meta: bytes | None = None) -> int:
+        """One commit on the one before; its number."""
+        await self.commit_on({self.number}, *puts, meta=meta)
+        return self.number
+
+    async def commit_on(self, expected: Collection[int] | None, *puts: Put, meta: bytes | None = None) -> None:
+        """The next commit, if the newest is one of these."""
+        await self.store.commit(self.token, expected, self.number + 1, puts, meta)
+        self.number += 1
+
+    async def put(self, *keys: str, data: bytes = b"x") -> int:
+        """Keep the data under each key; the commit's number."""
+        return await self.commit(*(Put(key, data) for key in keys))
+
+    async def remove(self, *keys: str) -> int:
+        """Remove each key; the commit's number."""
+        return await self.commit(*(Put(key, None) for key in keys))
 
 
 @contextlib.asynccontextmanager
@@ -93,8 +130,8 @@ async def bench(url: str | None) -> AsyncIterator[Bench]:
 
 
 async def loaded(store: Store) -> dict[str, Loaded]:
-    """Every node by its id."""
-    return {node.node_id: node async for chunk in store.load() for node in chunk}
+    """Every record by its key."""
+    return {record.key: record async for chunk in store.load() for record in chunk}
 
 
 async def heard(store: Store, at_ms: int) -> bool:
