@@ -3,9 +3,8 @@
 from collections import Counter
 from typing import Any
 
-from federation.links import PeerState
-
 from federation.clock import Chain
+from federation.links import PeerState
 from registry.clock import Clock
 from registry.directory import Directory
 from registry.node import iso

@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import orjson
-from federation.links import Links
 
 from federation.clock import Now
 from federation.config import Config
 from federation.engine import Engine
+from federation.links import Links
 from federation.replica import Replica
 from registry.clock import Clock
 from registry.directory import Directory
@@ -38,6 +38,8 @@ BOOTSTRAP_ALONE_S = 3.0  # how long a start waits for a first link before it ser
 BOOTSTRAP_S = 60.0  # and for a peer to give it everything
 PUBLISH_S = 1.0
 OWNERS = "owners"
+
+Json = Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +88,8 @@ class Region:
         self.links: Links | None = None
         self.writer_address: str | None = None
         self.on_writer: Callable[[Writer], None] = lambda writer: None
+        self.on_registries: Callable[[list[Json]], None] = lambda registries: None
+        self._registries: list[Json] = []
         follower.on_beat = self._other_worker_heard
 
     # state
@@ -113,6 +117,11 @@ class Region:
         patience_s = BOOTSTRAP_S if self._linked else BOOTSTRAP_ALONE_S
         self._bootstrapped = self.links is None or not others or writer.engine.caught_up or waited_s >= patience_s
         return self._bootstrapped
+
+    def tell(self, registries: list[Json]) -> None:
+        """Where else nodes may go, for this worker and the others."""
+        self._registries = registries
+        self.on_registries(registries)
 
     # life
 
@@ -288,13 +297,14 @@ class Region:
             self._beats_to_publish.clear()
             batch = b"".join(b"%b %d %d\n%b" % (key.encode(), at, len(data), data) for key, data, at in beats)
             with contextlib.suppress(StoreUnavailable):
-                await self._store.publish(OWNERS, orjson.dumps([self._clock.wall_ms(), words]), batch)
+                await self._store.publish(OWNERS, orjson.dumps([self._clock.wall_ms(), words, self._registries]), batch)
 
     async def _hear_owners(self) -> None:
         published = await self._store.published(OWNERS)
         if published is None:
             return
-        at_ms, words = orjson.loads(published)
+        at_ms, words, registries = orjson.loads(published)
+        self.tell(registries)
         now_ms = self._clock.wall_ms()
         since_s = max(0.0, (now_ms - at_ms) / 1000)
         for owner, reachable, age_s, generation, known in words:

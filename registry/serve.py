@@ -10,10 +10,10 @@ from hashlib import blake2b
 from typing import Any
 
 from aiohttp import web
-from federation.links import Links, load_or_create_identity
 
 from federation.config import Config
 from federation.handshake import LINK_VERSION, Identity
+from federation.links import Links, load_or_create_identity
 from federation.roster import Advert, pack_advert
 from registry import logs
 from registry.app import Parts, make_app
@@ -96,7 +96,8 @@ async def _serve(
     )
     parts = _parts(settings, job, store, directory, metrics, follower, region, clock)
     app, gate, forwarder, registry = make_app(parts)
-    region.on_writer = lambda writer: _attend(writer, registry, settings, job.port)
+    region.on_writer = lambda writer: _attend(writer, registry, region, settings, job.port)
+    region.on_registries = lambda registries: registry.told_config(_config(settings, registries))
     stopped = asyncio.create_task(stop.wait())
     loading = asyncio.create_task(region.start())
     await asyncio.wait({stopped, loading}, return_when=asyncio.FIRST_COMPLETED)
@@ -130,10 +131,10 @@ async def _serve(
         await follower.stop()
 
 
-def _attend(writer: Writer, registry: Registry, settings: Settings, port: int) -> None:
-    """What the commands want to hear of the writer."""
+def _attend(writer: Writer, registry: Registry, region: Region, settings: Settings, port: int) -> None:
+    """What others want to hear of the writer."""
     writer.on_recovered = registry.recovered
-    writer.on_roster = lambda roster: registry.told_config(_config(settings, port, roster))
+    writer.on_roster = lambda roster: region.tell(_registries(settings, port, roster))
 
 
 def membership(settings: Settings, job: Assignment) -> Membership:
@@ -205,23 +206,27 @@ def _place(settings: Settings, port: int) -> Place:
         registry_id=settings.identity,
         region=settings.region,
         aliases=settings.aliases(),
-        config=_config(settings, port, {}),
+        config=_config(settings, _registries(settings, port, {})),
     )
 
 
-def _config(settings: Settings, port: int, roster: Mapping[str, Advert]) -> dict[str, Any]:
-    """What nodes are told: the windows, and where else they may go."""
-    own = {"url": settings.url(port), "region": settings.region}
+def _registries(settings: Settings, port: int, roster: Mapping[str, Advert]) -> list[dict[str, Any]]:
+    """Where nodes may go: here first."""
     others = [
         {"url": advert.url, "region": advert.region}
         for registry_id, advert in sorted(roster.items())
         if registry_id != settings.identity and advert.url is not None
     ]
+    return [{"url": settings.url(port), "region": settings.region}, *others]
+
+
+def _config(settings: Settings, registries: list[dict[str, Any]]) -> dict[str, Any]:
+    """What nodes are told."""
     return {
         "heartbeat_interval_s": settings.heartbeat_interval_s,
         "degraded_after_s": settings.degraded_after_s,
         "offline_after_s": settings.offline_after_s,
-        "registries": [own, *others],
+        "registries": registries,
         "nats_url": settings.nats_url,
     }
 
