@@ -352,8 +352,13 @@ class Writer:
             self._settle_watchers()
 
     async def _commit(self, keys: list[str], meta: bytes | None) -> None:
-        """One commit. A record that a peer's write made too big for the store's script to take is not one:
-        the wire's limits are far below."""
+        try:
+            await self._commit_once(keys, meta)
+        except StoreChanged:
+            await self._rewrite()
+
+    async def _commit_once(self, keys: list[str], meta: bytes | None) -> None:
+        """One commit, shown once it is made."""
         if not keys and meta is None:
             return
         records = [(key, self.engine.replica.get(key)) for key in keys]
@@ -363,12 +368,9 @@ class Writer:
         try:
             await self._store.commit(self._token, self._expected, version, puts, meta)
         except StoreUnavailable:
-            self._expected.add(version)
             self._version = version
+            self._expected.add(version)
             raise
-        except StoreChanged:
-            await self._rewrite()
-            return
         self._version, self._expected = version, {version}
         self._show(nodes, version)
 
@@ -386,26 +388,20 @@ class Writer:
         """The store is not as we left it. Somebody who wrote for the region after us knows better than we;
         else it lost what we hold: it gets it back."""
         found = await self._store.version()
-        if found > max(self._expected) and found > self._version:
+        if found > self._version:
             self.deposed.set()
             raise Fenced
         self.alert("store_changed", "the store was emptied, replaced or is an old copy; everything is written again")
+        self._expected = {found}
         keys = [record.key for record in self.engine.replica.records()]
-        for start in range(0, len(keys), COMMIT_PUTS):
-            await self._write_over(keys[start : start + COMMIT_PUTS], None)
         superfluous = sorted(await self._store.keys() - set(keys))
-        for start in range(0, len(superfluous), COMMIT_PUTS):
-            await self._write_over(superfluous[start : start + COMMIT_PUTS], None)
-        await self._write_over([], pack_meta(self.engine.replica.meta()))
-
-    async def _write_over(self, keys: list[str], meta: bytes | None) -> None:
-        records = [(key, self.engine.replica.get(key)) for key in keys]
-        puts = [Put(key, pack_record(record) if record is not None else None) for key, record in records]
-        nodes = [(key, Record.of(record) if record is not None else None) for key, record in records]
-        version = max(self._version + 1, self._clock.wall_ms())
-        await self._store.commit(self._token, None, version, puts, meta)
-        self._version, self._expected = version, {version}
-        self._show(nodes, version)
+        try:
+            for start in range(0, len(keys) + len(superfluous), COMMIT_PUTS):
+                await self._commit_once([*keys, *superfluous][start : start + COMMIT_PUTS], None)
+                await asyncio.sleep(0)
+            await self._commit_once([], pack_meta(self.engine.replica.meta()))
+        except StoreChanged:
+            raise StoreUnavailable("down", "it changed again while everything was written to it") from None
 
     def _failed(self, error: StoreUnavailable | Fenced, waiting: list[asyncio.Future[None]]) -> None:
         now = self._clock.monotonic()
