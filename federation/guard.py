@@ -71,6 +71,9 @@ class Guard:
         if item.key.startswith(KEY_PREFIX) and (item.incarnation, item.life) > _ONE_LIFE:
             self._core.alert("malformed", f"{item.key}: {section.origin} wrote a second life of a key")
             return Verdict.REFUSED  # it would replace a revocation
+        if not _is_key(item.key):
+            self._core.alert("malformed", f"{item.key!r} is no key")
+            return Verdict.REFUSED  # stores and logs take words, without anything that would end one
         stamp = max(section.major, section.minor)
         if stamp > limits[0] and item.kind != _END:
             ahead_s = (wall_ms_of(stamp) - wall_ms_of(limits[0])) / 1000
@@ -113,6 +116,11 @@ class Guard:
         return _taken(self._allowances, origin, share, now) and _taken(
             self._link_allowances, peer, LINK_SHARES * share, now
         )
+
+
+def _is_key(key: str) -> bool:
+    """Visible ASCII."""
+    return key.isascii() and key.isprintable() and bool(key) and " " not in key
 
 
 def _taken(allowances: dict[str, Allowance], name: str, capacity: float, now: Now) -> bool:

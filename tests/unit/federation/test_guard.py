@@ -45,6 +45,16 @@ def stamped(ahead_ms: int, *, minor_ahead_ms: int | None = None) -> Section:
     return section(hlc_of(NOON_MS + ahead_ms), "a", minor)
 
 
+@pytest.mark.parametrize(
+    ("key", "admitted"),
+    [("n:a", True), ("r:eu-1", True), ("n:a b", False), ("n:a\tb", False), ("n:a\n", False), ("n:\x00", False),
+     ("n:\xa0", False), ("n:é", False), ("", False)],
+)  # fmt: skip
+def test_a_key_is_one_visible_word(key: str, admitted: bool) -> None:
+    item = Item(key, 1, 0, SPEC, stamped(0))
+    assert judged(guarded(), item) == ((ADMITTED, set()) if admitted else (REFUSED, {"malformed"}))
+
+
 HOUR_MS, DAY_MS = 3_600_000, 86_400_000
 CLOCKS: dict[str, tuple[SectionKind, Section, Verdict, set[str]]] = {
     "of the past": (SPEC, stamped(-DAY_MS), ADMITTED, set()),
