@@ -1,16 +1,25 @@
-"""A node's record: what a registration and an operator's PATCH make of it."""
+"""A node: what a registration and an operator's PATCH make of it, and what a peer's record can."""
 
 import base64
+from dataclasses import replace
 from typing import Any
 
+import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from federation.clock import HLC_MAX
+from federation.record import MAX_INCARNATION, MAX_LIFE, Section
+from federation.record import Record as Versioned
+from federation.writes import Token
+from registry.directory import Directory
+from registry.lifecycle import Windows
 from registry.model import PatchRequest, parse
 from registry.node import (
     Intent,
     Record,
+    Word,
     candidate_id,
     fingerprint_of,
     iso,
@@ -18,8 +27,9 @@ from registry.node import (
     patched,
     registered,
     shown,
+    token_text,
 )
-from tests.support.records import NOW_MS, origin, record, request
+from tests.support.records import NOW_MS, origin, record, request, versioned
 
 TEXT = st.text(st.characters(min_codepoint=32, max_codepoint=0x4FF, exclude_characters="\x7f"), max_size=20)
 LABELS = st.lists(st.sampled_from(["a", "b", "c", "d"]), max_size=4)
@@ -49,15 +59,169 @@ def patch(**fields: Any) -> PatchRequest:
     return parse(PatchRequest, fields)
 
 
-def token_of(life: int, incarnation: int, epoch: int) -> str:
-    return base64.urlsafe_b64encode(f"{life}.{incarnation}.{epoch}".encode()).decode().rstrip("=")
+def changed(node: Record, change: dict[str, Any], at_ms: int = NOW_MS) -> Record:
+    """The node after an operator's PATCH."""
+    return replace(node, intent=patched(node.intent, patch(**change), at_ms))
 
 
-@given(REPORTS, PATCHES)
-def test_what_is_encoded_decodes_to_itself(report: dict[str, Any], change: dict[str, Any]) -> None:
-    made = patched(record("n", **report), patch(**change), NOW_MS + 1)
-    assert Record.decode(made.encode()) == made
-    assert Record.decode(made.encode()).encode() == made.encode()
+WORDS = st.builds(
+    Word,
+    st.sampled_from(["online", "degraded", "offline"]),
+    st.none() | TEXT,
+    st.none() | TEXT,
+    st.none() | st.integers(0, 2**42),
+)
+
+
+@given(REPORTS, PATCHES, WORDS)
+def test_a_node_is_read_back_from_its_federation_record(
+    report: dict[str, Any], change: dict[str, Any], word: Word
+) -> None:
+    made = changed(record("n", **report), change, NOW_MS + 1)
+    made = replace(made, word=word, key_hash="ab" * 32, incarnation=7, said=(3, 9), epoch=HLC_MAX)
+    assert Record.of(versioned(made)) == made
+
+
+def test_a_record_without_a_judgement_or_intent_is_a_node_of_who_registered_it() -> None:
+    node = Record.of(versioned(record("n"), judgement=None))
+    assert node is not None
+    assert (node.home_registry, node.word, node.intent, node.said) == ("here", Word(), Intent(), (0, 0))
+    assert node.epoch > 0  # the registration's own stamp is in the token all the same
+
+
+@pytest.mark.parametrize("key", ["r:n", "k:n", "n", "", "n:", "n:a b", "n:a\n", "n:a/b", 'n:"', "n:" + "a" * 256])
+def test_what_stands_under_other_keys_is_no_node(key: str) -> None:
+    made, other = versioned(record("n")), Versioned(key)
+    other.life, other.spec = 1, made.spec
+    assert Record.of(other) is None
+
+
+def test_a_deleted_node_is_none() -> None:
+    made = versioned(record("n"))
+    made.life = 2
+    assert Record.of(made) is None
+    assert Record.of(versioned(record("n"), spec=None)) is None  # its registration has not arrived
+
+
+# what a peer may have written
+
+GOOD_SPEC = orjson.loads(record("n", labels=["x"], capabilities={"gpu": "L4", "models": ["m"]}).encode_spec())
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(st.characters(exclude_categories=["Cs"]), max_size=5),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(
+        st.text(st.characters(exclude_categories=["Cs"]), max_size=5), inner, max_size=4
+    ),
+    max_leaves=8,
+)  # fmt: skip
+SECTION = st.builds(
+    Section, st.integers(0, HLC_MAX), st.sampled_from(["here", "p"]), st.just(0), st.just(b""), st.just(1), st.just(1)
+)
+
+
+def paths(value: Any, at: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """Every place within a JSON value."""
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [at, *(path for key, item in inner for path in paths(item, (*at, key)))]
+
+
+def bent(value: Any, path: tuple[Any, ...], put: Any) -> Any:
+    """The value with something else in one place."""
+    if not path:
+        return put
+    copy = dict(value) if isinstance(value, dict) else list(value)
+    copy[path[0]] = bent(value[path[0]], path[1:], put)
+    return copy
+
+
+BENT_SPECS = st.builds(bent, st.just(GOOD_SPEC), st.sampled_from(paths(GOOD_SPEC)), JSON).map(orjson.dumps)
+BENT_WORDS = st.builds(
+    bent, st.just(["degraded", "x", "y", 5]), st.sampled_from([(), (0,), (1,), (2,), (3,)]), JSON
+).map(orjson.dumps)
+BENT_INTENTS = st.builds(
+    bent, st.just(["draining", ["a"], ["b"], 5]), st.sampled_from([(), (0,), (1,), (1, 0), (2,), (2, 0), (3,)]), JSON
+).map(orjson.dumps)
+BYTES = st.binary(max_size=40) | JSON.map(orjson.dumps)
+
+
+def shows(versioned: Versioned) -> bool:
+    """Whether the record is a node. Then everything that is done with one can be done with it."""
+    node = Record.of(versioned)
+    if node is None:
+        return False
+    directory = Directory(Windows(30, 90, 300), 0.0, "here")
+    entry = directory.put(node, 1, 0.0)
+    assert entry is not None
+    view = orjson.loads(entry.fragment() + b"}")
+    assert view["node_id"] == node.node_id
+    assert view["status"] in ("online", "degraded", "offline", "draining", "maintenance")
+    assert parse_token(entry.token) is not None
+    assert shown(registered(node, node.node_id, request(), origin()))["home_registry"] == "here"
+    return True
+
+
+@given(BYTES | BENT_SPECS, st.none() | BYTES | BENT_WORDS, st.none() | BYTES | BENT_INTENTS, SECTION)
+def test_whatever_a_peer_wrote_is_a_node_that_can_be_shown_or_none(
+    spec: bytes, judgement: bytes | None, intent: bytes | None, section: Section
+) -> None:
+    made = Versioned("n:n")
+    made.life, made.incarnation = MAX_LIFE - 1, MAX_INCARNATION
+    made.spec = section._replace(payload=spec)
+    made.judgement = section._replace(payload=judgement) if judgement is not None else None
+    made.intent = section._replace(payload=intent) if intent is not None else None
+    shows(made)
+
+
+@pytest.mark.parametrize("place", paths(GOOD_SPEC), ids=str)
+@pytest.mark.parametrize("put", [None, 0, -1, 2**63, 1e300, "", "\x00", [], {}, [[]], [{}], [None], {"a": []}], ids=str)
+def test_each_place_of_a_registration_may_hold_anything(place: tuple[Any, ...], put: Any) -> None:
+    made = versioned(record("n"))
+    assert made.spec is not None
+    made.spec = made.spec._replace(payload=orjson.dumps(bent(GOOD_SPEC, place, put)))
+    shows(made)
+
+
+@pytest.mark.parametrize("levels", [10, 60, 200, 240, 255, 400, 1_100])
+def test_a_registration_may_be_nested_however_deep(levels: int) -> None:
+    made = versioned(record("n"))
+    assert made.spec is not None
+    deep = b'{"a":' * levels + b"1" + b"}" * levels
+    made.spec = made.spec._replace(
+        payload=made.spec.payload.replace(b'"capabilities":{', b'"capabilities":{"x":' + deep + b",")
+    )
+    assert shows(made) == (levels <= 60)
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [b"", b"null", b"[]", b'["online"]', b'["gone",null,null,null]', b'[["online"],null,null,null]',
+     b'["online",1,null,null]', b'["online",null,[],null]', b'["online",null,null,null,null]', b"\xff"],
+)  # fmt: skip
+def test_a_word_that_is_none_is_refused(payload: bytes) -> None:
+    with pytest.raises((ValueError, TypeError)):
+        Word.decode(payload)
+
+
+@given(WORDS)
+def test_words_round_trip_and_equal_ones_are_equal_bytes(word: Word) -> None:
+    assert Word.decode(word.encode()) == word
+    assert Word.decode(word.encode()).encode() == word.encode()
+
+
+@given(PATCHES, PATCHES)
+def test_intents_round_trip(one: dict[str, Any], two: dict[str, Any]) -> None:
+    intent = patched(patched(Intent(), patch(**one), NOW_MS), patch(**two), NOW_MS + 1)
+    assert Intent.decode(intent.encode()) == intent
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [b"", b"7", b"[]", b'["maintenance",[],[]]', b'["maintenance",1,[],0]', b'["maintenance",[1],[],0]',
+     b'["maintenance",[],[],null]', b'[1,[],[],0]', b'["maintenance",[],[],"x"]'],
+)  # fmt: skip
+def test_an_intent_that_is_none_is_refused(payload: bytes) -> None:
+    with pytest.raises((ValueError, TypeError)):
+        Intent.decode(payload)
 
 
 def test_defaults_of_a_registration_that_says_nothing() -> None:
@@ -110,9 +274,10 @@ def test_regions_go_through_the_aliases_wherever_they_come_from(asked: str | Non
 def test_registering_again_keeps_intent_key_and_the_first_time(
     one: dict[str, Any], two: dict[str, Any], change: dict[str, Any]
 ) -> None:
-    first = patched(registered(None, "n", request(**one), origin()), patch(**change), NOW_MS + 1)
+    first = replace(registered(None, "n", request(**one), origin()), key_hash="ab")
+    first = changed(first, change, NOW_MS + 1)
     again = registered(first, "n", request(**two), origin(NOW_MS + 5, registry_id="there", observed_ip="192.0.2.8"))
-    assert again.intent == first.intent
+    assert (again.intent, again.key_hash) == (first.intent, "ab")
     assert again.registered_at_ms == NOW_MS
     assert again.last_registration_ms == again.updated_at_ms == NOW_MS + 5
     assert (again.home_registry, again.observed_ip) == ("there", "192.0.2.8")
@@ -120,9 +285,9 @@ def test_registering_again_keeps_intent_key_and_the_first_time(
     assert again.reported == two.get("status")
 
 
-@given(REPORTS, PATCHES)
-def test_a_patch_is_the_same_the_second_time(report: dict[str, Any], change: dict[str, Any]) -> None:
-    once = patched(record("n", **report), patch(**change), NOW_MS + 1)
+@given(PATCHES, PATCHES)
+def test_a_patch_is_the_same_the_second_time(before: dict[str, Any], change: dict[str, Any]) -> None:
+    once = patched(patched(Intent(), patch(**before), NOW_MS), patch(**change), NOW_MS + 1)
     assert patched(once, patch(**change), NOW_MS + 1) == once
 
 
@@ -130,7 +295,7 @@ def test_a_patch_is_the_same_the_second_time(report: dict[str, Any], change: dic
 def test_labels_are_what_was_reported_and_what_the_operator_wants(
     reported: list[str], add: list[str], remove: list[str], later: list[str]
 ) -> None:
-    first = patched(record("n", labels=reported), patch(labels_add=add, labels_remove=remove), NOW_MS)
+    first = changed(record("n", labels=reported), {"labels_add": add, "labels_remove": remove})
     labels = shown(first)["labels"]
     assert len(labels) == len(set(labels))
     assert set(labels) == (set(reported) - (set(remove) - set(add))) | set(add)
@@ -139,55 +304,55 @@ def test_labels_are_what_was_reported_and_what_the_operator_wants(
 
 
 @pytest.mark.parametrize(
-    ("reported", "intent", "wanted", "after"),
+    ("before", "wanted", "after"),
     [
-        (None, None, "maintenance", (None, "maintenance")),
-        (None, "maintenance", "draining", (None, "draining")),
-        (None, "maintenance", "online", (None, None)),
-        (None, "maintenance", None, (None, "maintenance")),
-        ("draining", None, "online", (None, None)),
-        ("leaving", None, "online", ("leaving", None)),  # only its next registration clears that
+        (None, "maintenance", "maintenance"),
+        ("maintenance", "draining", "draining"),
+        ("maintenance", "online", None),
+        ("maintenance", None, "maintenance"),
+        (None, "online", None),
     ],
 )
-def test_what_a_patched_status_leaves(
-    reported: str | None, intent: str | None, wanted: str | None, after: tuple[str | None, str | None]
-) -> None:
-    stored = Record("n", {}, "", "", "", 0, 0, 0, reported=reported, intent=Intent(intent))
-    made = patched(stored, patch(**({"status": wanted} if wanted else {})), NOW_MS)
-    assert (made.reported, made.intent.status) == after
+def test_what_a_patched_status_leaves(before: str | None, wanted: str | None, after: str | None) -> None:
+    made = patched(Intent(before), patch(**({"status": wanted} if wanted else {})), NOW_MS)
+    assert made.status == after
 
 
-TRIPLES = st.tuples(st.integers(0, 2**31 - 1), st.integers(0, 2**63 - 1), st.integers(0, 2**53 - 1))
+# tokens
+
+TOKENS = st.builds(Token, st.integers(0, MAX_LIFE), st.integers(0, MAX_INCARNATION), st.integers(0, HLC_MAX))
 
 
-@given(TRIPLES)
-def test_tokens_round_trip(triple: tuple[int, int, int]) -> None:
-    assert parse_token(token_of(*triple)) == triple
+@given(TOKENS)
+def test_tokens_round_trip(token: Token) -> None:
+    text = token_text(token)
+    assert parse_token(text) == token
+    assert text.isascii()
+    assert not set(text) & set('"\\=+/ ')  # it stands in JSON as it is, and in URLs
 
 
-BROUGHT = TRIPLES.filter(lambda t: t[2] < 2**50)  # milliseconds until the year 37,000
+def test_a_node_carries_what_orders_its_states() -> None:
+    made = replace(record("n"), life=3, incarnation=5, epoch=7)
+    assert parse_token(made.token) == Token(3, 5, 7)
 
 
-@given(st.lists(st.tuples(st.none() | BROUGHT, st.integers(-5, 5)), min_size=1, max_size=6))
-def test_each_registration_is_minted_above_the_record_and_the_token(
-    steps: list[tuple[tuple[int, int, int] | None, int]],
-) -> None:
-    """Whatever the token says and however the clock jumps."""
-    stored: Record | None = None
-    for brought, jump in steps:
-        text = token_of(*brought) if brought else None
-        made = registered(stored, "n", request(**({"token": text} if text else {})), origin(NOW_MS + jump))
-        after = parse_token(made.token)
-        assert made.life % 2 == 1
-        assert after > (brought or (0, 0, 0))
-        if stored is not None:
-            assert after > parse_token(stored.token)
-        stored = made
+def raw(text: str) -> str:
+    return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
 
 
-@pytest.mark.parametrize("token", [None, "", "x", "%%%", "MS4x", token_of(-1, 0, 0), token_of(1, 0, 2**60), "é" * 9])
+@pytest.mark.parametrize(
+    "token",
+    [None, "", "x", "%%%", "MS4x", "é" * 9, "\x00", raw("1.2"), raw("1.2.3.4"), raw("-1.0.0"), raw("1.0.x"),
+     raw(f"1.0.{2**63}"), raw("9" * 5_000 + ".0.0"), raw("1.0.0.")],
+)  # fmt: skip
 def test_foreign_tokens_mean_nothing(token: str | None) -> None:
-    assert parse_token(token) == (0, 0, 0)
+    assert parse_token(token) is None
+
+
+@given(st.text(max_size=60) | st.binary(max_size=40).map(lambda b: base64.urlsafe_b64encode(b).decode()))
+def test_whatever_a_node_brings_is_a_token_or_nothing(text: str) -> None:
+    token = parse_token(text)
+    assert token is None or all(0 <= part < 2**63 for part in token)
 
 
 def test_the_same_machine_gets_the_same_id_and_another_a_new_one() -> None:
