@@ -115,10 +115,13 @@ class Streams:
 
     def _comes_shorter(self, link: Link, segment: Segment) -> bool:
         """Whether the chain comes by another link, over no more hops, and this is not the origin's own.
-        Counting hops keeps two registries from each relying on the other."""
-        feeder, hops = self._fed_by.get(segment.chain, (None, 0))
-        other = feeder != link.peer and feeder in self._core.links
-        return other and segment.chain[0] != link.peer and hops <= segment.hops
+        Counting hops keeps two registries from each relying on the other. And a link that was asked to stop
+        feeds nobody: in a burst the first may be asked to for the second, and the second for what the
+        first had under way."""
+        origin = segment.chain[0]
+        feeder, hops = self._fed_by.get(segment.chain, ("", 0))
+        other = self._core.links.get(feeder) if feeder != link.peer else None
+        return other is not None and origin not in other.pruned_by_us and origin != link.peer and hops <= segment.hops
 
     def _collect(self, link: Link) -> list[Segment]:
         config = self._core.config

@@ -86,6 +86,23 @@ def test_a_relay_over_fewer_hops_is_not_asked_to_stop() -> None:
     assert prunes(engine.receive("as", push_of(("x", 1), 0, 1, hops=1), fabric.now())) == []
 
 
+def test_nor_is_the_only_one_that_was_not_asked_yet() -> None:
+    """What the other had under way when it was asked to stop came first: no more of it will come."""
+    fabric, engine = with_peers("us", "as")
+    engine.receive("us", push_of(("x", 1), 0, 1), fabric.now())
+    assert prunes(engine.receive("as", push_of(("x", 1), 0, 1), fabric.now())) == [Prune(("x",))]
+    engine.receive("as", push_of(("x", 1), 1, 2), fabric.now())
+    assert prunes(engine.receive("us", push_of(("x", 1), 1, 2), fabric.now())) == []
+
+
+def test_nor_when_the_chain_came_last_from_who_was_asked_for_another_of_that_origin() -> None:
+    fabric, engine = with_peers("us", "as")
+    engine.receive("as", push_of(("x", 2), 0, 1), fabric.now())
+    engine.receive("us", push_of(("x", 1), 0, 1), fabric.now())
+    assert prunes(engine.receive("as", push_of(("x", 1), 0, 1), fabric.now())) == [Prune(("x",))]
+    assert prunes(engine.receive("us", push_of(("x", 2), 0, 1), fabric.now())) == []
+
+
 def test_nor_is_an_origin_itself() -> None:
     fabric, engine = with_peers("us", "as")
     engine.receive("as", push_of(("us", 1), 0, 1, hops=0), fabric.now())
