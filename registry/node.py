@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -13,12 +14,17 @@ import orjson
 from federation.record import Record as Versioned
 from federation.writes import Token
 from registry.capabilities import nested, normalise
+from registry.errors import ApiError
 from registry.lifecycle import LIVENESSES, Liveness
-from registry.model import Capabilities, PatchRequest, RegisterRequest
-from registry.names import canonical_region, machine_fingerprint, made_node_id
+from registry.model import Capabilities, PatchRequest, RegisterRequest, check_shape
+from registry.names import NODE_ID_PATTERN, canonical_region, machine_fingerprint, made_node_id
 
 Json = Any
 NODE_PREFIX = "n:"  # the federation's keys of nodes
+MAX_MS = 253_402_300_799_999  # the year 9999: no later time can be shown
+_NODE_ID = re.compile(NODE_ID_PATTERN)
+_INTENTS = (None, "maintenance", "draining")
+_FLAT_BRACKETS = 100  # with fewer nothing can be nested too deep to be shown
 _NOT_CAPABILITIES = RegisterRequest.model_fields.keys() - Capabilities.model_fields.keys()
 
 
@@ -39,10 +45,9 @@ class Intent:
     def decode(cls, data: bytes) -> "Intent":
         """Read what `encode` wrote. ValueError: it is no intent, and came from a peer."""
         status, add, remove, at_ms = orjson.loads(data)
-        texts = (*add, *remove) if status is None else (status, *add, *remove)
-        if not all(isinstance(text, str) for text in texts):
+        if status not in _INTENTS or not (_are(str, add) and _are(str, remove) and _is_time(at_ms)):
             raise ValueError("no intent")
-        return cls(status, tuple(add), tuple(remove), int(at_ms))
+        return cls(status, tuple(add), tuple(remove), at_ms)
 
     def labels(self, reported: list[str]) -> list[str]:
         """The labels to show, in the order given, each once."""
@@ -73,7 +78,7 @@ class Word:
         liveness, reported, why, heard_at_ms = orjson.loads(data)
         if liveness not in LIVENESSES or not all(text is None or isinstance(text, str) for text in (reported, why)):
             raise ValueError("no word on a node")
-        return cls(liveness, reported, why, heard_at_ms if isinstance(heard_at_ms, int) else None)
+        return cls(liveness, reported, why, heard_at_ms if _is_time(heard_at_ms) else None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +134,10 @@ class Record:
             what, fingerprint, observed_ip, registered_at_ms, last_registration_ms, key_hash = orjson.loads(
                 spec.payload
             )
+            times = registered_at_ms, last_registration_ms
+            if not (_is_node(record, what) and _are(str, [fingerprint, observed_ip]) and all(map(_is_time, times))):
+                return None
+            bytes.fromhex(key_hash or "")
             return cls(
                 node_id=record.key[len(NODE_PREFIX) :],
                 spec=what,
@@ -145,13 +154,42 @@ class Record:
                 epoch=max(spec.major, judgement.major if judgement is not None else 0),
                 said=(judgement.generation, judgement.seq) if judgement is not None else (0, 0),
             )
-        except (AttributeError, TypeError, ValueError, LookupError):
+        except (ApiError, TypeError, ValueError, LookupError):
             return None
 
     @property
     def token(self) -> str:
         """What the node brings with its next request, so that any registry mints above it."""
         return token_text(Token(self.life, self.incarnation, self.epoch))
+
+
+def _is_node(record: Versioned, what: Json) -> bool:
+    """Whether a registration, which may be of a peer, has everything that is done with one. Raises otherwise,
+    too."""
+    flat = what["capabilities"]
+    assert record.spec is not None
+    payload = record.spec.payload
+    if payload.count(b"{") + payload.count(b"[") > _FLAT_BRACKETS:
+        check_shape(flat)
+    unset_or_text = [what[name] for name in ("node_type", "hostname", "ip_address", "local_ip")]
+    return (
+        _NODE_ID.fullmatch(record.key[len(NODE_PREFIX) :]) is not None
+        and _are(str, [what[name] for name in ("node_name", "role", "region")])
+        and _are(str, [text for text in (*unset_or_text, flat["gpu"]) if text is not None])
+        and _are(str, what["labels"])
+        and isinstance(what["endpoints"], dict)
+        and _are(str, list(what["endpoints"].values()))
+        and all(_are(str, flat[name]) for name in ("models", "services", "features"))
+        and all(_are(dict, flat[name]) for name in ("gpus", "model_details"))
+    )
+
+
+def _are(kind: type, values: Json) -> bool:
+    return isinstance(values, list) and all(isinstance(value, kind) for value in values)
+
+
+def _is_time(value: Json) -> bool:
+    return type(value) is int and 0 <= value <= MAX_MS
 
 
 def node_key(node_id: str) -> str:
