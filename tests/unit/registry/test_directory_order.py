@@ -14,7 +14,7 @@ ORIGIN = Origin("local", "local", "192.0.2.1", 1, {})
 
 @pytest.mark.parametrize("burst", [1, 5, 63, 64, 65, 500])
 def test_bursts_of_new_nodes_end_up_in_order(burst: int) -> None:
-    directory, rng = Directory(Windows(30, 90, 300), 0.0), random.Random(burst)
+    directory, rng = Directory(Windows(30, 90, 300), 0.0, "local"), random.Random(burst)
     version, expected = 0, set()
     for _ in range(4):
         for number in rng.sample(range(10_000), burst):

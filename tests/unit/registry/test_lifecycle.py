@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from registry.feed import Feed
 from registry.lifecycle import (
     Deadlines,
+    ExpiryGuard,
     Liveness,
     Transition,
     Windows,
-    liveness_at_start,
     next_liveness,
     shown_status,
 )
@@ -65,30 +65,62 @@ def test_where_silence_leads(silence_s: float, held_s: float, current: Liveness,
     assert next_liveness(silence_s, held_s, current, WINDOWS) == after
 
 
-@pytest.mark.parametrize(
-    ("age_s", "downtime_s", "was_offline", "after"),
-    [
-        (5, 0, False, "online"),
-        (89, 0, False, "online"),
-        (90, 0, False, "degraded"),
-        (200, 150, False, "online"),  # heard until 50 s before the stop
-        (200, 100, False, "degraded"),
-        (None, 0, True, "offline"),
-        (None, 1e6, False, "online"),  # nothing is known: nobody expires for our absence
-        (1e6, 1e6, False, "online"),
-        (1e6, 1e5, False, "degraded"),  # nobody had called it offline yet
-    ],
-)
-def test_liveness_when_a_registry_starts(
-    age_s: float | None, downtime_s: float, was_offline: bool, after: Liveness
-) -> None:
-    assert liveness_at_start(age_s, downtime_s, was_offline, WINDOWS) == after
-
-
 @given(st.floats(0, 1e6), st.floats(0, 1e6), st.sampled_from(["online", "degraded", "offline"]))
 def test_silence_never_makes_a_node_livelier(silence_s: float, held_s: float, current: Liveness) -> None:
     order = ["online", "degraded", "offline"]
     assert order.index(next_liveness(silence_s, held_s, current, WINDOWS)) >= order.index(current)
+
+
+HOLD_S = 300.0
+# (seconds, overdue, alive, whether it holds), one moment after another
+GUARD: dict[str, list[tuple[float, int, int, bool]]] = {
+    "few fall silent": [(0, 30, 100, False), (1, 30, 100, False)],
+    "more than their share": [(0, 31, 100, True)],
+    "everybody": [(0, 100, 100, True)],
+    "a small region, all of it": [(0, 19, 19, False), (500, 1, 1, False)],
+    "the least region that is held": [(0, 20, 20, True)],
+    "they are heard again": [(0, 50, 100, True), (10, 30, 100, False), (20, 0, 100, False)],
+    "most are, and then the others' time is up": [(0, 50, 100, True), (10, 25, 100, False)],
+    "it ends by itself": [(0, 50, 100, True), (299, 50, 100, True), (300, 50, 100, False), (301, 50, 100, False)],
+    "one silence is held once": [(0, 50, 100, True), (300, 50, 100, False), (900, 60, 100, False)],
+    "the next silence is held again": [(0, 50, 100, True), (300, 50, 100, False), (310, 0, 100, False),
+                                       (320, 50, 100, True)],
+    "a few that stay silent do not end a silence": [(0, 50, 100, True), (300, 50, 100, False), (310, 25, 75, False),
+                                                    (320, 50, 75, False)],
+    "it goes on from where it began": [(0, 40, 100, True), (200, 80, 100, True), (300, 90, 100, False)],
+    "one that was cut short is no hold": [(0, 50, 100, True), (10, 10, 100, False), (20, 50, 100, True),
+                                          (319, 50, 100, True), (320, 50, 100, False)],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", GUARD)
+def test_when_many_fall_silent_at_once_nobody_is_called_offline_for_a_while(case: str) -> None:
+    guard = ExpiryGuard(HOLD_S)
+    assert [guard.holds(overdue, alive, at) for at, overdue, alive, _ in GUARD[case]] == [
+        held for _, _, _, held in GUARD[case]
+    ]
+
+
+def test_a_hold_tells_how_long_it_lasts_at_most() -> None:
+    guard = ExpiryGuard(HOLD_S)
+    assert guard.left_s(0) is None
+    guard.holds(100, 100, 7.0)
+    assert (guard.left_s(7.0), guard.left_s(107.0), guard.left_s(1_000.0)) == (300.0, 200.0, 0.0)
+    guard.holds(0, 100, 8.0)
+    assert guard.left_s(8.0) is None
+
+
+@given(st.lists(st.tuples(st.floats(0.1, 400), st.integers(0, 60)), max_size=40))
+def test_no_hold_lasts_longer_than_it_may(moments: list[tuple[float, int]]) -> None:
+    """However many are overdue, and whenever one looks."""
+    guard, now, since = ExpiryGuard(HOLD_S), 0.0, None
+    for step, overdue in moments:
+        now += step
+        if not guard.holds(overdue, 60, now):
+            since = None
+        elif since is None:
+            since = now
+        assert since is None or now - since < HOLD_S
 
 
 @given(st.lists(st.tuples(st.integers(0, 20), st.sampled_from("abc")), max_size=30), st.integers(0, 20))
