@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from registry import logs
+from registry import federation_cli, logs
 from registry.settings import ConfigurationError, load, misspelled
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
@@ -61,3 +61,7 @@ def serve_command(  # every flag of the contract is a parameter: that is what ty
     from registry.supervisor import serve  # the settings come first: a wrong one should fail fast
 
     raise typer.Exit(serve(settings))
+
+
+app.command("members")(federation_cli.members)
+app.command("status")(federation_cli.status)

@@ -269,9 +269,12 @@ def _sentence(error: ValidationError) -> str:
     return f"{label}: {message}." if where else f"{message}."
 
 
+_COMMANDS_OWN = ("REGISTRY_URL", "REGISTRY_READ_KEY")  # of `members` and `status`; `serve` has no use for them
+
+
 def misspelled(environ: Mapping[str, str] | None = None) -> list[str]:
     """Warnings for environment variables that look like one of ours and are not."""
-    ours: set[str] = set()
+    ours = set(_COMMANDS_OWN)
     for name, field in Settings.model_fields.items():
         alias = field.validation_alias
         ours.update(map(str, alias.choices) if isinstance(alias, AliasChoices) else [f"REGISTRY_{name.upper()}"])

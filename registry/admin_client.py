@@ -1,0 +1,194 @@
+"""How the commands ask a running registry over HTTP. Where that is not possible, whose fault it is and what to do.
+
+Imported by commands only when they run: a registry's start does not pay for it.
+"""
+
+import http.client
+import json
+import os
+import socket
+import ssl
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NoReturn
+from urllib.parse import urlsplit
+
+from dotenv import dotenv_values
+
+DEFAULT_URL = "http://127.0.0.1:9205"
+DEFAULT_ENV_FILE = Path(".env")
+KEY_NAMES = ("REGISTRY_ADMIN_KEY", "REGISTRY_READ_KEY")
+TIMEOUT_S = 5.0
+MAX_ANSWER_BYTES = 16 * 2**20
+_NO_KEY = (
+    "needs a key: set REGISTRY_ADMIN_KEY (or REGISTRY_READ_KEY) in the environment or in the --env-file; "
+    "a registry that made its own admin key showed it at its first start"
+)
+
+
+class CannotAsk(Exception):
+    """The registry could not be asked; the text says whose fault it is and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Which registry is asked, and with what. `key_name`: the setting that the key came from."""
+
+    url: str
+    key: str | None = field(default=None, repr=False)
+    key_name: str | None = None
+    tls_ca: Path | None = None
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came back: the status, and JSON (None where it was none) or text."""
+
+    status: int
+    body: Any
+    text: str
+
+    @property
+    def detail(self) -> str:
+        """The sentence of a problem document."""
+        return str(self.body.get("detail") or "") if isinstance(self.body, dict) else ""
+
+
+def target(url: str | None, env_file: Path | None, tls_ca: Path | None, environ: Mapping[str, str]) -> Target:
+    """Flags, then environment, then the env file, as `serve` reads them. Raises CannotAsk."""
+    if env_file is not None and not env_file.is_file():
+        raise CannotAsk(f"--env-file {env_file}: there is no such file")
+    try:
+        written = dotenv_values(env_file or DEFAULT_ENV_FILE)
+    except (OSError, UnicodeDecodeError) as error:
+        raise CannotAsk(f"{env_file or DEFAULT_ENV_FILE} cannot be read as text: {error}") from None
+    given = {**written, **environ}
+
+    def path(name: str) -> Path | None:
+        return Path(given[name] or "").expanduser() if given.get(name) else None
+
+    chosen = url or given.get("REGISTRY_URL") or DEFAULT_URL
+    if not _is_url(chosen):
+        raise CannotAsk(f"--url {chosen!r} is not a URL such as {DEFAULT_URL}")
+    key_name = next((name for name in KEY_NAMES if given.get(name)), None)
+    key = (given[key_name] or "").strip() if key_name else None
+    if key is not None and not (key.isascii() and key.isprintable() and " " not in key):
+        raise CannotAsk(f"{key_name} holds spaces or characters that no key has; paste it again, on one line")
+    return Target(
+        chosen.rstrip("/"), key, key_name,
+        tls_ca or path("REGISTRY_TLS_CA"), path("REGISTRY_TLS_CERT"), path("REGISTRY_TLS_KEY"),
+    )  # fmt: skip
+
+
+def _is_url(text: str) -> bool:
+    try:
+        split = urlsplit(text)
+        return split.scheme in ("http", "https") and bool(split.hostname) and split.port != 0
+    except ValueError:  # a port out of range, half an IPv6 address
+        return False
+
+
+class AdminClient:
+    """One registry's HTTP API. No redirect is followed: it would carry the key to somebody else."""
+
+    def __init__(self, to: Target) -> None:
+        self.url = to.url
+        self._to = to
+        self._split = urlsplit(to.url)
+        self._tls = _context(to) if self._split.scheme == "https" else None
+
+    def get(self, path: str, accept: str = "application/json") -> Answer:
+        """200 and 503 come back; everything else raises CannotAsk."""
+        answer = self._request("GET", path, accept)
+        return answer if answer.status in (200, 503) else self._explain(answer)
+
+    def delete(self, path: str) -> Answer:
+        """200, 404 and 503 come back; everything else raises CannotAsk."""
+        answer = self._request("DELETE", path, "application/json")
+        return answer if answer.status in (200, 404, 503) else self._explain(answer)
+
+    def readiness(self) -> list[str]:
+        """Why the registry is not ready; nothing when it is. What answers here may be no registry at all."""
+        body = self.get("/readyz").body
+        if not isinstance(body, dict) or not isinstance(body.get("reasons"), list):
+            raise CannotAsk(f"what answers at {self.url} is no node registry; check --url")
+        return [str(reason) for reason in body["reasons"]] or ([] if body.get("ready") is True else ["no reason given"])
+
+    def _explain(self, answer: Answer) -> NoReturn:
+        key_name = self._to.key_name
+        if answer.status == 401 and key_name is None:
+            raise CannotAsk(f"{self.url} {_NO_KEY}")
+        if answer.status == 401:
+            raise CannotAsk(f"{self.url} does not know the key in {key_name}; is it another registry's?")
+        if answer.status == 403 and isinstance(answer.body, dict):
+            raise CannotAsk(f"{self.url} refuses this to the key in {key_name}: {answer.detail}")
+        if answer.status == 404 and isinstance(answer.body, dict) and answer.body.get("code") == "no_such_route":
+            raise CannotAsk(f"{self.url} is a registry of an older version, which cannot tell this; upgrade it")
+        if isinstance(answer.body, dict) and answer.detail:
+            raise CannotAsk(f"{self.url} answered {answer.status}: {answer.detail}")
+        raise CannotAsk(f"what answers at {self.url} is no node registry (it said {answer.status}); check --url")
+
+    def _request(self, method: str, path: str, accept: str) -> Answer:
+        headers = {"Accept": accept, "Connection": "close"}
+        if self._to.key:
+            headers["Authorization"] = f"Bearer {self._to.key}"
+        connection = self._connection()
+        try:
+            connection.request(method, self._split.path + path, headers=headers)
+            answer = connection.getresponse()
+            raw = answer.read(MAX_ANSWER_BYTES)
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            raise CannotAsk(f"{self.url} cannot be asked: {_why(error, self._to)}") from None
+        finally:
+            connection.close()
+        text = raw.decode(errors="replace")
+        try:
+            body = json.loads(text)
+        except (ValueError, RecursionError):
+            body = None
+        return Answer(answer.status, body, text)
+
+    def _connection(self) -> http.client.HTTPConnection:
+        host, port = self._split.hostname or "", self._split.port
+        if self._tls is not None:
+            return http.client.HTTPSConnection(host, port, timeout=TIMEOUT_S, context=self._tls)
+        return http.client.HTTPConnection(host, port, timeout=TIMEOUT_S)
+
+
+def _context(to: Target) -> ssl.SSLContext:
+    """The system's authorities, or the given one; with our own certificate where there is one (mutual TLS)."""
+    try:
+        context = ssl.create_default_context(cafile=to.tls_ca)
+        if to.tls_cert is not None and to.tls_key is not None:
+            context.load_cert_chain(to.tls_cert, to.tls_key)
+    except OSError as error:
+        why = error.strerror or error
+        raise CannotAsk(f"--tls-ca, REGISTRY_TLS_CERT or REGISTRY_TLS_KEY cannot be used: {why}") from None
+    return context
+
+
+def _why(error: Exception, to: Target) -> str:
+    """Why there was no answer, and what to do about it."""
+    secured = to.url.startswith("https")
+    match error:
+        case ssl.SSLCertVerificationError():
+            named = f"{to.tls_ca} does not vouch for it" if to.tls_ca else "--tls-ca names the authority to trust"
+            return f"its certificate is not trusted ({error.verify_message}); {named}"
+        case ssl.SSLError() if "CERTIFICATE_REQUIRED" in (error.reason or ""):
+            return "it wants a certificate of yours; set REGISTRY_TLS_CERT and REGISTRY_TLS_KEY"
+        case ssl.SSLError():
+            return "it does not speak TLS; is it http:// rather than https://?"
+        case TimeoutError():
+            return f"no answer within {TIMEOUT_S:g} s; is it overloaded, or a firewall between?"
+        case ConnectionRefusedError():
+            return "connection refused; is it running? `dagi-registry serve` starts it, --url names another"
+        case socket.gaierror():
+            return f"the host's name cannot be looked up ({error.strerror}); check --url"
+        case ConnectionError() | http.client.HTTPException():
+            return "it hung up, or does not speak HTTP; check the port" + ("" if secured else ", or is it https://?")
+        case OSError():
+            return f"{os.strerror(error.errno).casefold() if error.errno else error}; check --url and the network"
+    return f"{error}; check --url"
