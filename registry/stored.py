@@ -14,6 +14,7 @@ from federation.record import Record, Section, section_of
 from federation.replica import Meta
 
 State = tuple[Any, ...]
+_SECTIONS = len(section_of)
 
 
 def pack_record(record: Record) -> bytes:
@@ -35,8 +36,11 @@ def unpack_record(key: str, data: bytes) -> State:
     """The record's `state`. ValueError: these bytes are no record."""
     head, _, rest = data.partition(b"\n")
     try:
-        life, incarnation, *sections = orjson.loads(head)
-        return key, life, incarnation, *_sections(sections, rest)
+        life, incarnation, *heads = orjson.loads(head)
+        sections = tuple(_sections(heads, rest))
+        if type(life) is not int or type(incarnation) is not int or len(sections) != _SECTIONS:
+            raise ValueError("it has other parts")
+        return key, life, incarnation, *sections
     except (TypeError, ValueError) as fault:
         raise ValueError(f"what the store holds under {key} is no record of this version: {fault}") from None
 
@@ -48,8 +52,12 @@ def _sections(heads: list[Any], rest: bytes) -> Iterator[Section | None]:
             yield None
             continue
         major, origin, minor, generation, seq, birth, size = head
+        if not 0 <= size <= len(rest) - at:
+            raise ValueError("it is cut short")
         yield Section(major, origin, minor, rest[at : at + size], generation, seq, tuple(birth))
         at += size
+    if at != len(rest):
+        raise ValueError("it is too long")
 
 
 def record_of(state: State) -> Record:
