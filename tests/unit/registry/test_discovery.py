@@ -1,5 +1,6 @@
 """Find and rank against a naive reference that reads the nodes as they are shown."""
 
+from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -14,7 +15,7 @@ from registry.lifecycle import Windows
 from registry.model import DiscoverQuery, parse
 from registry.names import canonical_region, parse_model
 from registry.node import Intent
-from tests.support.records import ALIASES, NOW_MS, record
+from tests.support.records import ALIASES, HOME, NOW_MS, at_home, record
 
 WINDOWS = Windows(30, 90, 300)
 FLEET: dict[str, dict[str, Any]] = {
@@ -46,7 +47,7 @@ def ask(**fields: Any) -> DiscoverQuery:
 
 
 def fleet() -> Directory:
-    directory = Directory(WINDOWS, 0.0)
+    directory = Directory(WINDOWS, 0.0, HOME)
     for version, (node_id, report) in enumerate(FLEET.items(), 1):
         directory.put(record(node_id, **report), version, 0.0)
         directory.beat(node_id, BEATS.get(node_id, b"{}"), NOW_MS, 0.0)
@@ -136,13 +137,35 @@ def test_intent_takes_a_node_out_of_discovery_without_being_asked() -> None:
     directory = fleet()
     stored = record("big", **FLEET["big"])
     for version, status in enumerate(("maintenance", "draining"), 10):
-        directory.put(type(stored)(**{**fields_of(stored), "intent": Intent(status)}), version, 0.0)
+        directory.put(replace(stored, intent=Intent(status)), version, 0.0)
         assert "big" not in found(directory, ask())
         assert found(directory, ask(status=status)) == ["big"]
 
 
-def fields_of(stored: Any) -> dict[str, Any]:
-    return {name: getattr(stored, name) for name in stored.__slots__}
+@pytest.mark.parametrize("sort", ["latency", "load", "free_vram", "vram", "ram", "node_id", None])
+def test_nodes_of_a_registry_that_is_not_heard_of_come_last_whatever_they_have(sort: str | None) -> None:
+    """And stay in the answer: they may well be alive."""
+    directory = fleet()
+    for node_id in ("big", "small"):
+        directory.put(at_home(record(node_id, **FLEET[node_id]), "there"), 10, 0.0)
+    asked = ask(sort=sort)
+    assert found(directory, asked)[0] == "bare"
+    assert len(found(directory, asked)) == 3
+    assert found(directory, ask(sort=sort, limit=1)) == ["bare"]
+    directory.hear("there", reachable=True, age_s=0.0, now_ms=NOW_MS, generation=1, known=((1, 1),))
+    assert found(directory, asked) == found(fleet(), asked)
+    directory.hear("there", reachable=False, age_s=11.0, now_ms=NOW_MS, generation=1, known=((1, 1),))
+    assert found(directory, asked)[0] == "bare"
+
+
+def test_an_order_is_not_kept_past_a_registry_that_is_lost() -> None:
+    directory = fleet()
+    finder = Finder(directory, ALIASES)
+    directory.put(at_home(record("big", **FLEET["big"]), "there"), 10, 0.0)
+    directory.hear("there", reachable=True, age_s=0.0, now_ms=NOW_MS, generation=1, known=())
+    assert finder.discover(ask(), "q", "eu", 0.0).entries[0].node_id == "big"
+    directory.hear("there", reachable=False, age_s=11.0, now_ms=NOW_MS, generation=1, known=())
+    assert finder.discover(ask(), "q", "eu", 0.0).entries[-1].node_id == "big"
 
 
 @pytest.mark.parametrize(
@@ -250,7 +273,7 @@ def test_the_answer_is_the_references(
     numbered = list(enumerate(nodes))
     answers = []
     for _ in range(2):  # in whatever order they registered
-        directory = Directory(WINDOWS, 0.0)
+        directory = Directory(WINDOWS, 0.0, HOME)
         for index, (report, metrics) in numbered:
             directory.put(record(f"n{index}", **report), index + 1, 0.0)
             directory.beat(f"n{index}", orjson.dumps(metrics), NOW_MS, 0.0)

@@ -9,6 +9,7 @@ import pytest
 from registry.settings import DEFAULT_ALIASES, ConfigurationError, Settings, load, misspelled
 
 ADMIN_KEY = "sk-admin-" + "k" * 40
+SECRET = "f" * 40
 
 
 @pytest.fixture(autouse=True)
@@ -75,9 +76,11 @@ def test_lists_are_separated_by_commas(
     monkeypatch: pytest.MonkeyPatch, name: str, field: str, value: str, listed: tuple[str, ...]
 ) -> None:
     monkeypatch.setenv(name, value)
+    monkeypatch.setenv("REGISTRY_FEDERATION_SECRET", SECRET)  # peers need it
     assert getattr(load({}, None), field) == listed
     monkeypatch.delenv(name)
-    assert getattr(load({field: [value, "192.0.2.9"]}, None), field) == (*listed, "192.0.2.9")
+    another = "http://c" if field == "peer" else "192.0.2.9"
+    assert getattr(load({field: [value, another]}, None), field) == (*listed, another)
 
 
 def test_the_redis_url_has_two_names(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,6 +144,9 @@ def test_tls_without_a_ca_does_not_say_who_may_register() -> None:
         ({"redis_url": "http://x"}, "REDIS_URL: must begin with redis://"),
         ({"admin_key": "short"}, "REGISTRY_ADMIN_KEY: must begin with sk-admin-"),
         ({"federation_secret": "short"}, "REGISTRY_FEDERATION_SECRET: must have 32"),
+        ({"peer": ["http://192.0.2.1:9205"]}, "--peer needs REGISTRY_FEDERATION_SECRET, the same 32 characters"),
+        ({"peer": ["192.0.2.1:9205"], "federation_secret": SECRET}, "REGISTRY_PEERS: "),
+        ({"peer": ["ftp://192.0.2.1"], "federation_secret": SECRET}, "REGISTRY_PEERS: "),
     ],
 )
 def test_a_wrong_setting_is_named_with_what_is_expected(flags: dict[str, Any], words: str) -> None:
@@ -150,14 +156,14 @@ def test_a_wrong_setting_is_named_with_what_is_expected(flags: dict[str, Any], w
 def test_secrets_show_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
     secrets = {
         "REGISTRY_ADMIN_KEY": ADMIN_KEY,
-        "REGISTRY_FEDERATION_SECRET": "f" * 40,
+        "REGISTRY_FEDERATION_SECRET": SECRET,
         "REDIS_URL": "redis://u:passw0rd@redis.example.org",
     }
     for name, value in secrets.items():
         monkeypatch.setenv(name, value)
     made = load({}, None)
     for text in (repr(made), str(made), made.model_dump_json()):
-        assert not [part for part in (ADMIN_KEY, "f" * 40, "passw0rd") if part in text]
+        assert not [part for part in (ADMIN_KEY, SECRET, "passw0rd") if part in text]
 
 
 @pytest.mark.parametrize(
@@ -190,6 +196,7 @@ def test_settings_do_not_change() -> None:
         ({"REGISTRY_ALLOWED_NODE": "x"}, [("REGISTRY_ALLOWED_NODE", "REGISTRY_ALLOWED_NODES")]),
         ({"REGISTRY_REGION": "x", "REDIS_URL": "x", "REGISTRY_PEERS": "x"}, []),
         ({"NODE_ENV": "x", "NODE_OPTIONS": "x", "REGISTRY_STORAGE_DELETE_ENABLED": "x"}, []),
+        ({"REGISTRY_URL": "x", "REGISTRY_READ_KEY": "x"}, []),  # of `members` and `status`
     ],
 )
 def test_misspelled_variables_are_named_with_the_right_spelling(
