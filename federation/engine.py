@@ -64,7 +64,7 @@ class Engine:
         self._drains = Drains(core, self._intake)
         self._walks = Walks(core, self._intake, now)
         self._writes = Writes(core)
-        self._liveness = Liveness(core)
+        self._liveness = Liveness(core, now)
         self._collector = Collector(core, self._writes, self._liveness, now)
         self._guard.reachable = self._liveness.reachable
         replica.seen_by = self._seen_by
@@ -119,6 +119,15 @@ class Engine:
         self._liveness.flush_beats(now)
         self.replica.digest.settle(_SETTLE_A_TICK)
         return self._effects(now)
+
+    def push(self, now: Now) -> list[Effect]:
+        """Push what has waited for its turn; due at `push_due_s`, in monotonic seconds."""
+        return self._effects(now)
+
+    @property
+    def push_due_s(self) -> float | None:
+        """When something that waits may be pushed; None: nothing waits, or not for time."""
+        return self._streams.due_s
 
     # local writes
 

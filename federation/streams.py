@@ -23,6 +23,7 @@ class Streams:
         self._core = core
         self._intake = intake
         self._fed_by: dict[Chain, tuple[str, int]] = {}  # whose push last moved us on, and its hops
+        self._pushed_s: dict[str, float] = {}  # by peer, when it was last pushed something
 
     def advanced(self, chain: Chain) -> None:
         """Our position in the chain has moved on."""
@@ -32,17 +33,33 @@ class Streams:
 
     def greeted(self, link: Link) -> None:
         """The link is new: it knows our position from our Hello, and pulls what it lacks up to there."""
+        self._pushed_s.pop(link.peer, None)
         link.cursor = dict(link.announced)
         link.behind = dict.fromkeys(self._core.replica.vector)
 
     def flush(self, now: Now) -> None:
         """Send what there is to every link that has room."""
         for link in self._core.greeted():
-            # A stale registry has missed a deletion that is in no log any more: a walk comes first.
-            while link.behind and self._core.credit(link) > 0 and not self._core.is_stale(link):
+            while self._may_push(link) and now.mono_s >= self._next_push_s(link):
                 segments = self._collect(link)
                 if segments:
                     self._core.send(link, Push(self._core.frame(link, now), tuple(segments)))
+                    self._pushed_s[link.peer] = now.mono_s
+
+    @property
+    def due_s(self) -> float | None:
+        """When something that waits may be pushed."""
+        return min((self._next_push_s(link) for link in self._core.greeted() if self._may_push(link)), default=None)
+
+    def _may_push(self, link: Link) -> bool:
+        """A stale registry has missed a deletion that is in no log any more: a walk comes first."""
+        return bool(link.behind) and self._core.credit(link) > 0 and not self._core.is_stale(link)
+
+    def _next_push_s(self, link: Link) -> float:
+        """A link that is idle gets a write at once, a busy one several together. A gap of none: everything that
+        there is goes out in one turn."""
+        gap_s = self._core.config.push_gap_s
+        return self._pushed_s.get(link.peer, float("-inf")) + gap_s if gap_s else float("-inf")
 
     def received(self, link: Link, push: Push, now: Now) -> None:
         """Take in a push. What a stale registry says is not joined; a stale one that we are

@@ -40,6 +40,10 @@ MAX_DOUBTFUL = 16  # commits in a row of which nobody knows whether they were ma
 LOUD_S = 60.0  # one cause is logged once in so long
 
 
+def _deposed() -> StoreUnavailable:
+    return StoreUnavailable("down", "another worker writes for this region now")
+
+
 class Links(Protocol):
     """What the writer asks of the links (federation/links.py)."""
 
@@ -96,9 +100,11 @@ class Writer:
         self._links: Links | None = None
         self._dirty: dict[str, None] = {}
         self._meta_due = False
+        self._rewriting = False  # the store has not yet got back all that it lost
         self._behind: list[Send] = []
         self._waiting: list[asyncio.Future[None]] = []
         self._flusher: asyncio.Task[None] | None = None
+        self._push_timer: asyncio.TimerHandle | None = None
         self._failing_since_s: float | None = None
         self._paused = False
         self._loud: dict[tuple[str, str | None], float] = {}
@@ -129,6 +135,8 @@ class Writer:
     async def tick_for_ever(self) -> None:
         """Let the engine act on time."""
         while True:
+            if self._flusher is not None and self._flusher.done():
+                self._flusher.result()  # a fault of ours ends us
             self.perform(self.engine.tick(self.now))
             self._hear_owners()
             self._tell_roster()
@@ -195,15 +203,20 @@ class Writer:
         if self.visible.get(position.chain, 0) >= position.seq:
             return
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._watchers.append((position, done))
-        await done
+        watcher = (position, done)
+        self._watchers.append(watcher)
+        try:
+            await done
+        finally:
+            if watcher in self._watchers:  # nobody waits for it any more
+                self._watchers.remove(watcher)
 
     # writing
 
     def check(self) -> None:
         """Raise StoreUnavailable when a write could not be kept now: so that it is not begun."""
         if self.deposed.is_set():
-            raise StoreUnavailable("down", "another worker writes for this region now")
+            raise _deposed()
         if self._failing_since_s is not None:
             raise StoreUnavailable("down", "the last commit failed")
 
@@ -271,6 +284,8 @@ class Writer:
 
     async def flushed(self) -> None:
         """Return when everything up to now is in the store. Raises StoreUnavailable when it is not yet."""
+        if self.deposed.is_set():
+            raise _deposed()
         if self._dirty or self._meta_due or (self._flusher is not None and not self._flusher.done()):
             done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._waiting.append(done)
@@ -298,6 +313,13 @@ class Writer:
                 self._links.close(effect.peer, effect.reason)
         if self._dirty or self._meta_due:
             self._wake()
+        if self._push_timer is None and (due_s := self.engine.push_due_s) is not None:
+            wait_s = max(0.0, due_s - self._clock.monotonic())
+            self._push_timer = asyncio.get_running_loop().call_later(wait_s, self._push)
+
+    def _push(self) -> None:
+        self._push_timer = None
+        self.perform(self.engine.push(self.now))
 
     def _send(self, effect: Send) -> None:
         if self._links is not None and not self._paused:
@@ -330,6 +352,9 @@ class Writer:
                     return
                 await asyncio.sleep(RETRY_S)
                 continue
+            except BaseException:  # the end, or a fault of ours: nobody must wait for it
+                self._give_up(waiting)
+                raise
             self._succeeded()
             for effect in behind:
                 self._send(effect)
@@ -338,6 +363,8 @@ class Writer:
                     done.set_result(None)
 
     async def _commit_round(self, keys: list[str], meta_due: bool) -> None:
+        if self._rewriting:
+            await self._rewrite()
         replica = self.engine.replica
         vector = dict(replica.vector) if meta_due else None
         meta = pack_meta(replica.meta()) if meta_due else None
@@ -355,6 +382,7 @@ class Writer:
         try:
             await self._commit_once(keys, meta)
         except StoreChanged:
+            self._rewriting = True
             await self._rewrite()
 
     async def _commit_once(self, keys: list[str], meta: bytes | None) -> None:
@@ -386,20 +414,23 @@ class Writer:
 
     async def _rewrite(self) -> None:
         """The store is not as we left it. Somebody who wrote for the region after us knows better than we;
-        else it lost what we hold: it gets it back."""
+        else it lost what we hold: it gets it back, whole, however often that has to begin anew. The meta tells
+        of nothing that came in meanwhile."""
         found = await self._store.version()
         if found > self._version:
             self.deposed.set()
             raise Fenced
         self.alert("store_changed", "the store was emptied, replaced or is an old copy; everything is written again")
         self._expected = {found}
+        meta = pack_meta(self.engine.replica.meta())
         keys = [record.key for record in self.engine.replica.records()]
         superfluous = sorted(await self._store.keys() - set(keys))
         try:
             for start in range(0, len(keys) + len(superfluous), COMMIT_PUTS):
                 await self._commit_once([*keys, *superfluous][start : start + COMMIT_PUTS], None)
                 await asyncio.sleep(0)
-            await self._commit_once([], pack_meta(self.engine.replica.meta()))
+            await self._commit_once([], meta)
+            self._rewriting = False
         except StoreChanged:
             raise StoreUnavailable("down", "it changed again while everything was written to it") from None
 
@@ -408,16 +439,20 @@ class Writer:
         if self._failing_since_s is None:
             self._failing_since_s = now
         why = error if isinstance(error, StoreUnavailable) else StoreUnavailable("down", "the lease was lost")
-        for done in (*waiting, *self._waiting):
-            if not done.done():
-                done.set_exception(why)
-        self._waiting = []
+        self._give_up(waiting, why)
         if len(self._expected) > MAX_DOUBTFUL:
             self._expected = set(sorted(self._expected)[-MAX_DOUBTFUL:])
         if now - self._failing_since_s >= PAUSE_AFTER_S and not self._paused and self._links is not None:
             self._paused = True
             self._behind = []
             self._links.pause("the store is away")
+
+    def _give_up(self, waiting: list[asyncio.Future[None]], why: Exception | None = None) -> None:
+        """Tell who waits that nothing is known to be kept."""
+        for done in (*waiting, *self._waiting):
+            if not done.done():
+                done.set_exception(why or StoreUnavailable("down", "this worker no longer writes"))
+        self._waiting = []
 
     def _succeeded(self) -> None:
         if self._failing_since_s is None:
@@ -492,10 +527,11 @@ class Writer:
 
     async def stop(self) -> None:
         """Finish the commit under way."""
+        if self._push_timer is not None:
+            self._push_timer.cancel()
         if self._flusher is not None and not self._flusher.done():
             await asyncio.wait([self._flusher], timeout=1.0)
             self._flusher.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._flusher
-        for _, done in self._watchers:
-            done.cancel()
+        self._give_up([done for _, done in self._watchers])
