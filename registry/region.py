@@ -197,8 +197,12 @@ class Region:
         rng = random.Random(secrets.randbits(64))  # noqa: S311 - whom to ask and when, never a secret
         engine = Engine(config, replica, rng, Now(self._clock.monotonic(), self._clock.wall_ms()))
         writer = Writer(engine, self._store, self._directory, self._clock, self._token, version)
-        writer.perform(writer.engine.tick(writer.now))
-        await writer.flushed()  # the new generation is kept before anything is written in it
+        try:
+            writer.perform(writer.engine.tick(writer.now))
+            await writer.flushed()  # the new generation is kept before anything is written in it
+        except StoreUnavailable:
+            await writer.stop()  # the next try has a writer of its own
+            raise
         self.writer = writer
         self._follower.on_replaced = writer.store_lost
         self.on_writer(writer)
