@@ -31,8 +31,6 @@ class Doubts:
         said = self._open.get(node_id)
         return said is not None and record is not None and record.spec is not None and record.spec.payload == said
 
-    def take(self) -> list[str]:
-        """The node ids in doubt; from now on they are not."""
-        found = list(self._open)
-        self._open.clear()
-        return found
+    def open(self) -> list[str]:
+        """The node ids in doubt."""
+        return list(self._open)

@@ -281,10 +281,11 @@ class Registry:
         return writer.node(node_id)
 
     async def _take_back(self) -> None:
-        writer = self._role.writer
-        for node_id in self._doubts.take() if writer is not None else []:
-            with contextlib.suppress(StoreUnavailable, KeyError):
-                await self.writer.delete(node_id, "its registration was never confirmed")
+        with contextlib.suppress(StoreUnavailable, NotWriter):  # the next recovery, or writer, goes on
+            for node_id in self._doubts.open():
+                if self._doubts.holds(node_id, self.writer.engine.replica.get(node_key(node_id))):
+                    await self.writer.delete(node_id, "its registration was never confirmed")
+                self._doubts.forget(node_id)
 
     def _metrics_of(self, node_id: str) -> bytes:
         entry = self.directory.get(node_id)
