@@ -36,6 +36,7 @@ class RegistryClient:
         self._tls = _tls(ca_cert, cert, key)
         self._session: aiohttp.ClientSession | None = None
         self.last_ms: float | None = None
+        self.passed_over = ""  # of the last call: which registries gave no answer before one did, and why
 
     @property
     def url(self) -> str:
@@ -51,6 +52,7 @@ class RegistryClient:
         for _ in self._urls:
             outcome, data = await self._once(method, path, key, body, params)
             if outcome.status is not None and outcome.status not in (502, 503, 504):
+                self.passed_over = "; ".join(failures)
                 return outcome, data
             failures.append(outcome.detail)
             self._current = (self._current + 1) % len(self._urls)
@@ -105,7 +107,7 @@ def _plain(error: BaseException) -> str:
         return f"no TLS connection ({error.strerror or error}); is it http:// rather than https://?"
     if isinstance(error, aiohttp.ClientConnectorError):
         return _why_not_connected(error.os_error)
-    if isinstance(error, aiohttp.ServerDisconnectedError | aiohttp.ClientPayloadError):
+    if isinstance(error, aiohttp.ClientOSError | aiohttp.ServerDisconnectedError | aiohttp.ClientPayloadError):
         return "the connection was closed before the answer was complete"
     if isinstance(error, aiohttp.ClientResponseError):
         return "what answers there does not speak HTTP; check the port"

@@ -104,6 +104,8 @@ class Agent:
             return outcome
         if answer.get("node_id") != self.node_id:
             return not_a_registry(self.client.url)
+        if self.client.passed_over:
+            self._say(f"heartbeats go to {self.client.url} now: {self.client.passed_over}")
         own, token = self._credentials, secret(answer.get("token"))
         if own and token and token != own.token:
             self._keep(replace(own, token=token))
