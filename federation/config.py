@@ -37,5 +37,7 @@ class Config:
     ack_every_frames: int = 8
     frame_lost_s: float = 5.0
 
-    destructive_share: float = 0.05  # of all records a minute that one origin may delete or take over
-    destructive_burst: int = 100  # small networks: a person removing nodes is no attack
+    deletion_share: float = 0.05  # of all records a minute that one origin may delete
+    deletion_burst: int = 100  # small networks: a person removing nodes is no attack
+    takeover_share: float = 0.25  # that it may take from owners that are there: a region moves within four minutes
+    takeover_burst: int = 1_000

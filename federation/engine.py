@@ -45,6 +45,7 @@ _GENERATION_BITS = 20  # random ones below the milliseconds: two starts in one a
 _HELLO_EVERY_S = 2.0
 _SETTLE_A_TICK = 2_000  # fingerprints: about 15 ms of work
 _ANNOUNCE_AGAIN_S = 60.0
+_THERE_S = 3.0  # three watermarks
 _ENROL_AGAIN_S = 60.0  # somebody deleted our entry, or wrote over it: at most one answer a minute
 
 
@@ -66,7 +67,7 @@ class Engine:
         self._writes = Writes(core)
         self._liveness = Liveness(core, now)
         self._collector = Collector(core, self._writes, self._liveness, now)
-        self._guard.reachable = self._liveness.reachable
+        self._guard.is_there = self._is_there
         replica.seen_by = self._seen_by
         self._intake.on_advanced = self._streams.advanced
         self._intake.on_claimed = self._announce_soon
@@ -206,6 +207,10 @@ class Engine:
         a peer has seen of ours it says once a second."""
         return self.replica.conflicts
 
+    def ask_heard(self, is_heard: Callable[[str], bool]) -> None:
+        """`is_heard` tells whether a node of ours is being heard: whoever takes over one that is not does no harm."""
+        self._guard.is_heard = is_heard
+
     def on_measured(self, hear: Callable[[Record], None]) -> None:
         """Call `hear` with every record of which another registry's numbers have come in."""
         self._liveness.on_measured = hear
@@ -225,6 +230,11 @@ class Engine:
         return self._core.links
 
     # parts
+
+    def _is_there(self, owner: str, now: Now) -> bool:
+        """Whether the owner was heard of a moment ago. Of one that was killed nodes move away within a second."""
+        last_s = self._liveness.last_heard_s(owner)
+        return last_s is not None and now.mono_s - last_s <= _THERE_S
 
     def _seen_by(self, registry_id: str) -> int:
         """Our own chain, as far as that registry says that it has it; all of it where it says nothing."""

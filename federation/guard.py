@@ -28,6 +28,15 @@ class Verdict(Enum):
     HELD = "held"
 
 
+class Harm(Enum):
+    """What an origin may do to others' records only so often. Deleting leaves nothing. What was taken over
+    wrongly its own owner has back with the node's next heartbeat; and a whole region's nodes must be able to move
+    before anybody calls them offline."""
+
+    DELETION = "deletes"
+    TAKEOVER = "takes over"
+
+
 class Allowance:
     """A token bucket: `capacity` at once, and as much again each minute."""
 
@@ -50,9 +59,10 @@ class Guard:
 
     def __init__(self, core: Core) -> None:
         self._core = core
-        self._allowances: dict[str, Allowance] = {}
-        self._link_allowances: dict[str, Allowance] = {}
-        self.reachable: Callable[[str, Now], bool] = lambda owner, now: False
+        self._allowances: dict[tuple[Harm, str], Allowance] = {}
+        self._link_allowances: dict[tuple[Harm, str], Allowance] = {}
+        self.is_there: Callable[[str, Now], bool] = lambda owner, now: False
+        self.is_heard: Callable[[str], bool] = lambda key: True  # whether a node of ours is heard here
 
     def limits(self, now: Now) -> tuple[int, int]:
         """Stamps above the first are told of, above the second refused."""
@@ -83,8 +93,9 @@ class Guard:
         if section.origin == self._core.me and self._is_forged(section):
             self._core.alert("forged", f"{item.key}: somebody speaks in our name")
             return Verdict.REFUSED
-        if self._is_destructive(item, now) and not self._allowed(section.origin, peer, now):
-            detail = f"{section.origin} deletes or takes over more than its share a minute, or {peer} says so"
+        harm = self._harm(item, now)
+        if harm is not None and not self._allowed(harm, section.origin, peer, now):
+            detail = f"{section.origin} {harm.value} more than its share a minute, or {peer} says so"
             self._core.alert("quarantined", detail, peer)
             return Verdict.HELD
         return Verdict.ADMITTED
@@ -93,28 +104,32 @@ class Guard:
         replica = self._core.replica
         return section.generation == replica.generation and section.seq >= replica.next_seq
 
-    def _is_destructive(self, item: Item, now: Now) -> bool:
-        """A deletion of what exists here, or a node taken from an owner that is still there: by a word on
-        it, by another registration, or by anything of a later life or incarnation, which leaves nothing of
-        what the owner said. What has no owner is its writer's."""
+    def _harm(self, item: Item, now: Now) -> Harm | None:
+        """A deletion of what exists here, or a node taken from an owner that is still there (ours: that is still
+        heard here): by a word on it, by another registration, or by anything of a later life or incarnation,
+        which leaves nothing of what the owner said. What has no owner is its writer's."""
         record = self._core.replica.get(item.key)
         if record is None or record.deleted:
-            return False
+            return None
         replaces = (item.life, item.incarnation) > (record.life, record.incarnation)
         if replaces and item.life % 2 == 0:
-            return True
+            return Harm.DELETION
         owned = record.judgement or record.spec
         if owned is None or owned.origin == item.section.origin or not (replaces or _overrules(record, item)):
-            return False
-        return owned.origin == self._core.me or self.reachable(owned.origin, now)
+            return None
+        there = self.is_heard(item.key) if owned.origin == self._core.me else self.is_there(owned.origin, now)
+        return None if not there else Harm.DELETION if replaces else Harm.TAKEOVER
 
-    def _allowed(self, origin: str, peer: str, now: Now) -> bool:
-        config = self._core.config
-        share = max(config.destructive_burst, config.destructive_share * len(self._core.replica))
+    def _allowed(self, harm: Harm, origin: str, peer: str, now: Now) -> bool:
+        config, held = self._core.config, len(self._core.replica)
+        if harm is Harm.DELETION:
+            share = max(config.deletion_burst, config.deletion_share * held)
+        else:
+            share = max(config.takeover_burst, config.takeover_share * held)
         if REGISTRY_PREFIX + origin not in self._core.replica.roster:
             origin = ""  # who is not in the roster (yet) shares one: a peer can invent any number
-        return _taken(self._allowances, origin, share, now) and _taken(
-            self._link_allowances, peer, LINK_SHARES * share, now
+        return _taken(self._allowances, (harm, origin), share, now) and _taken(
+            self._link_allowances, (harm, peer), LINK_SHARES * share, now
         )
 
 
@@ -123,7 +138,7 @@ def _is_key(key: str) -> bool:
     return key.isascii() and key.isprintable() and bool(key) and " " not in key
 
 
-def _taken(allowances: dict[str, Allowance], name: str, capacity: float, now: Now) -> bool:
+def _taken(allowances: dict[tuple[Harm, str], Allowance], name: tuple[Harm, str], capacity: float, now: Now) -> bool:
     return allowances.setdefault(name, Allowance(capacity, now.mono_s)).take(capacity, now.mono_s)
 
 

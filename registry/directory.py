@@ -354,10 +354,9 @@ class Directory:
         """Silence counts only from here on: before, we might not have heard (start, outage, stall)."""
         self._counting_since = now
 
-    @property
-    def counting_since(self) -> float:
-        """Since when silence counts, in monotonic seconds."""
-        return self._counting_since
+    def is_heard(self, entry: Entry, now: float) -> bool:
+        """Whether a node's heartbeats come in, here."""
+        return entry.liveness == "online" and now - entry.heard_s < self._windows.degraded_after_s
 
     def due(self, now: float, limit: int = 5_000) -> list[Due]:
         """Nodes of ours that have been silent too long for what was last said of them; bounded work a call.

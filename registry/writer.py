@@ -118,6 +118,7 @@ class Writer:
         self.on_beats: Callable[[list[tuple[str, bytes, int]]], None] | None = None  # for other workers
         self._beats: list[tuple[str, bytes, int]] = []
         engine.on_measured(self._measured)
+        engine.ask_heard(self._is_heard)
         self._roster_seen: dict[str, bytes] = {}
 
     # time and links
@@ -492,6 +493,11 @@ class Writer:
         self._directory.beat(record.key[len(NODE_PREFIX) :], metrics, at_ms, record.metrics_at_s, values)
         if self.on_beats is not None:
             self._beats.append((record.key, metrics, at_ms))
+
+    def _is_heard(self, key: str) -> bool:
+        """Whether a node of ours is alive by what we know."""
+        entry = self._directory.get(key[len(NODE_PREFIX) :]) if key.startswith(NODE_PREFIX) else None
+        return entry is not None and self._directory.is_heard(entry, self._clock.monotonic())
 
     def _hear_owners(self) -> None:
         now = self.now

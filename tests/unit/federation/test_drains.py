@@ -59,7 +59,7 @@ def test_a_missing_chunk_makes_the_claim_void_and_it_is_asked_for_again() -> Non
 
 def test_what_is_held_makes_the_claim_void() -> None:
     """The sender deleted more than its share a minute; what is not joined is not passed."""
-    fabric, eu, us = apart(destructive_burst=2)
+    fabric, eu, us = apart(deletion_burst=2)
     fabric.link("eu", "us")
     assert fabric.run(60, until=fabric.equal)
     fabric.unlink("eu", "us")

@@ -27,8 +27,8 @@ def guarded(*held: Item, burst: int = 2, reachable: tuple[str, ...] = ()) -> Gua
     for item in held:
         replica.apply(item)
     replica.vector[replica.chain] = 10
-    guard = Guard(Core(Config("me", destructive_burst=burst), replica, Random(1)))
-    guard.reachable = lambda owner, now: owner in reachable
+    guard = Guard(Core(Config("me", deletion_burst=burst, takeover_burst=burst), replica, Random(1)))
+    guard.is_there = lambda owner, now: owner in reachable
     return guard
 
 
@@ -200,6 +200,22 @@ def test_an_origin_deletes_a_burst_at_once_and_then_waits_for_more() -> None:
 def test_in_a_large_network_the_share_counts() -> None:
     guard = guarded(*network(99, "a"), burst=2)
     assert admitted(guard, "a", 99) == 5
+
+
+def test_more_may_be_taken_over_than_deleted() -> None:
+    """A whole region's nodes have to move before anybody calls them offline."""
+    guard = guarded(*network(99, "a"), burst=2, reachable=("b",))
+    taken = [Item(f"n:{number}", 1, 0, SPEC, section(9, "a", seq=number + 1)) for number in range(99)]
+    assert sum(judged(guard, item)[0] is ADMITTED for item in taken) == 25
+    assert admitted(guard, "a", 99) == 5, "nor does the one use up the other"
+
+
+def test_what_we_do_not_hear_ourselves_may_be_taken_over() -> None:
+    """We were away, or cut off from our nodes, while they went elsewhere."""
+    guard = guarded(OURS, burst=0)
+    guard.is_heard = lambda key: False
+    assert judged(guard, TAKEOVER) == (ADMITTED, set())
+    assert judged(guard, DELETION)[0] is HELD
 
 
 def test_one_origin_does_not_use_up_anothers_share() -> None:

@@ -28,7 +28,7 @@ SPEC, _, JUDGEMENT, END = SectionKind
 def taking(*, burst: int = 100) -> Intake:
     replica = Replica("me")
     replica.begin_generation(1, 0)
-    core = Core(Config("me", destructive_burst=burst), replica, Random(1))
+    core = Core(Config("me", deletion_burst=burst), replica, Random(1))
     return Intake(core, Guard(core))
 
 
@@ -169,7 +169,7 @@ def test_what_nobody_offers_any_more_is_not_held_for_ever() -> None:
 
 
 def test_while_something_is_held_walks_ask_for_it_and_drains_for_nothing() -> None:
-    config = Config("me", destructive_burst=0, digest_interval_s=1e6)
+    config = Config("me", deletion_burst=0, digest_interval_s=1e6)
     engine = Engine(config, Replica("me"), Random(1), NOW)
     engine.register("n:1", b"x", NOW, incarnation=1, judgement=b"online")
     engine.connected("a", NOW)
