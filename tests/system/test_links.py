@@ -25,7 +25,7 @@ from federation.clock import Now
 from federation.config import Config
 from federation.effects import Alert, Close, Effect, Send
 from federation.engine import Engine
-from federation.handshake import LINK_VERSION, Dialler
+from federation.handshake import LINK_VERSION, Acceptor, Dialler
 from federation.links import (
     LINK_PATH,
     Identity,
@@ -35,7 +35,7 @@ from federation.links import (
     PeerState,
     load_or_create_identity,
 )
-from federation.messages import Ack, Message, Prune, Push
+from federation.messages import Ack, Message, Prune
 from federation.replica import Replica
 from federation.roster import Advert
 from federation.wire import MAX_FRAME_SIZE, encode
@@ -262,6 +262,20 @@ async def impostor(handler: Callable[[web.WebSocketResponse], Awaitable[None]]) 
     await runner.cleanup()
 
 
+def answering_as(name: str) -> Callable[[web.WebSocketResponse], Awaitable[None]]:
+    """What an impostor does that knows the secret: it proves to be that registry, and then only listens."""
+
+    async def answer(ws: web.WebSocketResponse) -> None:
+        acceptor = Acceptor(identity_of(name), os.urandom(32), lambda registry_id: None)
+        with contextlib.suppress(aiohttp.WSMessageTypeError):
+            for _ in range(2):
+                await ws.send_str(acceptor.receive(await ws.receive_str()))
+            async for _ in ws:
+                pass
+
+    return answer
+
+
 # Links that work
 
 
@@ -318,15 +332,16 @@ async def test_a_message_on_an_idle_link_leaves_at_once(build: Build) -> None:
     eu = await build("eu")
     us = await build("us", eu.url)
     await until(lambda: eu.is_up("us") and us.is_up("eu"))
-    took_s = []
+    turns = []
     for number in range(50):
-        started = time.perf_counter()
         us.links.send("eu", Ack(number))
+        deadline = time.monotonic() + DEADLINE_S
+        turns.append(0)
         while len(eu.member.messages) <= number:
             await asyncio.sleep(0)
-            assert time.perf_counter() - started < 2
-        took_s.append(time.perf_counter() - started)
-    assert sorted(took_s)[25] < 0.005, "both ends in one process: well under a millisecond unless the machine is busy"
+            turns[-1] += 1
+            assert time.monotonic() < deadline
+    assert sorted(turns)[25] <= 4, "one to be written, one to be read, one to be handed over"
 
 
 async def test_small_messages_do_not_wait_for_acknowledgements(build: Build) -> None:
@@ -497,6 +512,52 @@ async def test_a_suspected_link_gives_way_to_whoever_dials(build: Build, client:
             await proved(new, identity_of("evil"))
             assert await closing_reason(old) == "replaced"
     assert eu.member.events[:3] == [("connected", "evil"), ("disconnected", "evil"), ("connected", "evil")]
+
+
+async def test_of_two_that_dialled_each_other_the_smaller_ids_link_stays_unless_it_is_suspected(
+    build: Build, client: aiohttp.ClientSession
+) -> None:
+    clock = [100.0]
+    async with impostor(answering_as("evil")) as url:
+        eu = await build("eu", url, monotonic=lambda: clock[0], limits=Limits(tick_s=60))
+        await until(lambda: eu.is_up("evil"))
+        async with opened(client, eu) as ws:
+            with pytest.raises(aiohttp.WSMessageTypeError, match="4409"):
+                await proved(ws, identity_of("evil"))
+        assert eu.member.events == [("connected", "evil")]
+        clock[0] += 2.6
+        async with opened(client, eu) as ws:
+            await proved(ws, identity_of("evil"))
+            await until(lambda: eu.state("evil").dialled is False)
+        await eu.links.stop()
+
+
+async def test_a_url_that_leads_to_who_is_linked_already_changes_nothing(
+    build: Build, client: aiohttp.ClientSession
+) -> None:
+    eu = await build("eu")
+    async with linked(client, eu), impostor(answering_as("evil")) as url:
+        eu.links.know({"liar": Advert(url, "here", b"i" * 32, 1)})
+        await until(lambda: eu.links.counts["duplicate"] >= 2)
+        assert eu.member.events == [("connected", "evil")]
+        assert not eu.member.alerts
+        await eu.links.stop()
+
+
+async def test_nothing_arrives_after_the_member_has_closed_the_link(
+    build: Build, client: aiohttp.ClientSession
+) -> None:
+    class Closing(Recorder):
+        def received(self, peer: str, message: Message) -> None:
+            super().received(peer, message)
+            eu.links.close(peer, "enough")
+
+    eu = await build("eu", member=Closing())
+    async with linked(client, eu) as ws:
+        for number in range(5):
+            await ws.send_bytes(encode(Ack(number)))
+        assert await closing_reason(ws) == "closed"
+    assert eu.member.messages == [("evil", Ack(0))]
 
 
 async def test_a_member_in_the_midst_of_something_is_not_called(build: Build, client: aiohttp.ClientSession) -> None:
@@ -836,13 +897,12 @@ async def test_who_broke_the_protocol_may_not_come_back_at_once(build: Build, cl
 
 async def test_a_peer_that_never_reads_blocks_nobody(build: Build, client: aiohttp.ClientSession) -> None:
     """What is queued for it has an end; the healthy one hears everything meanwhile."""
-    eu = await build("eu")
+    eu = await build("eu", limits=Limits(tick_s=0.02, suspect_s=60, silent_s=60))
     us = await build("us", eu.url)
     await until(lambda: us.is_up("eu") and eu.is_up("us"))
     async with linked(client, eu) as ws:
         ws._response.connection.transport.pause_reading()  # type: ignore[union-attr]
-        big = Push(1, ())
-        frame_size = len(encode(big))
+        transport = eu.links._links["evil"].socket.transport
         sent = 0
         noise = [
             Prune(tuple(f"{Random(n).getrandbits(250):x}" for n in range(seed, seed + 4_000))) for seed in range(9)
@@ -862,6 +922,7 @@ async def test_a_peer_that_never_reads_blocks_nobody(build: Build, client: aioht
         await until(lambda: us.member.messages[-1:] == [("eu", Ack(sent))], 2)
         assert [message for _, message in us.member.messages] == [Ack(number + 1) for number in range(sent)]
         await until(lambda: len(eu.links._tasks) == 1, 2)
+        assert transport.get_write_buffer_size() == 0, "its socket is gone, with what was meant for it"
         assert eu.member.codes() == ["slow"]
 
 
@@ -891,18 +952,40 @@ async def test_a_flood_of_frames_leaves_turns_to_others(build: Build, client: ai
         flood = [encode(Ack(number)) for number in range(20_000)]
 
         async def send() -> None:
-            for frame in flood:
+            for number, frame in enumerate(flood):
                 await ws.send_bytes(frame)
+                if number % 100 == 0:
+                    await asyncio.sleep(0)
 
         sending = asyncio.create_task(send())
-        longest_s, last_s = 0.0, time.monotonic()
+        longest_s, last_s = 0.0, time.process_time()  # a busy machine is not our fault
         while len(eu.member.messages) < len(flood):
             await asyncio.sleep(0)
-            now_s = time.monotonic()
+            now_s = time.process_time()
             longest_s, last_s = max(longest_s, now_s - last_s), now_s
         await sending
-        assert longest_s < 0.5
+        assert longest_s < 0.1
         assert [message for _, message in eu.member.messages] == [Ack(number) for number in range(20_000)]
+
+
+async def test_frames_that_take_long_leave_turns_to_others(build: Build, client: aiohttp.ClientSession) -> None:
+    class Slow(Recorder):
+        def received(self, peer: str, message: Message) -> None:
+            super().received(peer, message)
+            until_s = time.process_time() + 0.002
+            while time.process_time() < until_s:
+                pass
+
+    eu = await build("eu", member=Slow())
+    async with linked(client, eu) as ws:
+        for number in range(200):
+            await ws.send_bytes(encode(Ack(number)))
+        longest_s, last_s = 0.0, time.process_time()
+        while len(eu.member.messages) < 200:
+            await asyncio.sleep(0)
+            now_s = time.process_time()
+            longest_s, last_s = max(longest_s, now_s - last_s), now_s
+        assert longest_s < 0.1
 
 
 async def test_an_error_of_the_member_ends_that_link_only(
