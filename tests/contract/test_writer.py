@@ -1,0 +1,579 @@
+"""The one writer over a store that fails, is emptied, goes back in time, or has another writer: what was
+acknowledged is kept, what is sent tells only of what is kept. Time is moved by hand."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from typing import Any
+
+import orjson
+import pytest
+
+from federation.clock import hlc_of
+from federation.messages import Push, Watermarks
+from federation.record import REGISTRY_PREFIX
+from federation.record import Record as Versioned
+from registry import writer as writer_module
+from registry.directory import Directory, Due
+from registry.node import Intent, Record, Word, node_key
+from registry.ports import Put, StoreUnavailable
+from registry.stored import pack_record, record_of, unpack_meta, unpack_record
+from registry.writer import COMMIT_PUTS, PAUSE_AFTER_S, Position, Writer
+from tests.support.clock import ManualClock
+from tests.support.records import NOW_MS, record
+from tests.support.regions import (
+    HERE,
+    THERE,
+    WINDOWS,
+    Copy,
+    FakeLinks,
+    Faulty,
+    Peer,
+    becomes,
+    begin_writer,
+    emptied,
+    in_store,
+    lease_lost,
+)
+from tests.support.stores import LONG_MS, Bench, loaded
+
+
+class Rig:
+    """A writer, its store and clock, and the links that it is given."""
+
+    def __init__(self, bench: Bench, store: Faulty, clock: ManualClock, writer: Writer, directory: Directory) -> None:
+        self.bench, self.store, self.clock, self.writer, self.directory = bench, store, clock, writer, directory
+        self.links = FakeLinks()
+
+    async def register(self, node_id: str, **report: Any) -> None:
+        await self.writer.register(record(node_id, **report), 0, None)
+
+    async def refused(self, work: Any) -> str:
+        with pytest.raises(StoreUnavailable) as caught:
+            await asyncio.wait_for(work, 5)
+        return str(caught.value)
+
+    async def kept(self) -> dict[str, tuple[Any, ...]]:
+        return in_store(await loaded(self.store))
+
+    async def holds_everything(self) -> None:
+        """The store has what the replica has, no more, and a meta as new."""
+        replica = self.writer.engine.replica
+        assert await self.kept() == {held.key: held.state() for held in replica.records()}
+        meta = await self.store.meta()
+        assert meta is not None
+        assert unpack_meta(meta) == replica.meta()
+
+    async def peer(self) -> Peer:
+        """A peer with a link that is up; each knows the other."""
+        self.writer.attach(self.links)
+        peer = Peer(self.writer, self.links)
+        peer.connect()
+        await becomes(lambda: THERE in self.writer.roster() and HERE in roster_of(peer) and not self.writer._busy)
+        return peer
+
+
+def roster_of(peer: Peer) -> set[str]:
+    return {key.removeprefix(REGISTRY_PREFIX) for key in peer.engine.replica.roster}
+
+
+@contextlib.asynccontextmanager
+async def rigged(bench: Bench) -> AsyncIterator[Rig]:
+    store, clock = await bench.worker(kind=Faulty), ManualClock()
+    directory = Directory(WINDOWS, clock.monotonic(), HERE)
+    rig = Rig(bench, store, clock, await begin_writer(store, clock, directory=directory), directory)
+    try:
+        yield rig
+    finally:
+        store.goes_on.set()
+        await rig.writer.stop()
+
+
+@pytest.fixture
+async def rig(region: Bench) -> AsyncIterator[Rig]:
+    async with rigged(region) as made:
+        yield made
+
+
+# what is kept, seen and sent
+
+
+async def test_what_is_answered_is_in_the_store_and_in_the_directory(rig: Rig) -> None:
+    await rig.register("a", labels=["x"])
+    await rig.holds_everything()
+    entry = rig.directory.get("a")
+    assert entry is not None
+    assert (entry.status, entry.owner.is_us) == ("online", True)
+    assert await rig.writer.heard("a", Word(reported="leaving"), b"", None)
+    await rig.writer.amend("a", Intent("maintenance", at_ms=NOW_MS).encode(), None)
+    assert entry.status == "maintenance"
+    await rig.writer.judge([Due("a", Word("offline", "leaving", "silent", NOW_MS))])
+    assert entry.status == "offline"
+    await rig.holds_everything()
+    await rig.writer.delete("a", "asked for")
+    assert rig.directory.get("a") is None
+    assert rig.writer.node("a") is None
+    assert not await rig.writer.heard("a", Word(), b"", None)
+    await rig.holds_everything()
+
+
+async def test_a_node_that_beats_as_before_costs_no_commit(rig: Rig) -> None:
+    await rig.register("a")
+    before = rig.store.commits
+    assert await rig.writer.heard("a", Word(), b"", None)
+    await rig.writer.judge([Due("a", Word())])
+    assert rig.store.commits == before
+
+
+async def test_what_is_sent_waits_for_the_store(rig: Rig) -> None:
+    peer = await rig.peer()
+    rig.links.sent.clear()
+    rig.store.goes_on.clear()
+    writing = asyncio.create_task(rig.register("a"))
+    await becomes(lambda: rig.writer.node("a") is not None)
+    for _ in range(5):  # whatever the engine wants to be sent meanwhile
+        rig.writer.perform(rig.writer.engine.tick(rig.writer.now))
+        rig.clock.advance(1.0)
+        await asyncio.sleep(0)
+    assert (rig.links.sent, writing.done(), rig.directory.get("a")) == ([], False, None)
+    rig.store.goes_on.set()
+    await writing
+    await becomes(lambda: "Watermarks" in rig.links.kinds())
+    kinds = rig.links.kinds()
+    assert kinds.index("Push") < kinds.index("Watermarks")  # in the order that it was asked for
+    assert peer.engine.replica.get("n:a") is not None
+
+
+async def test_what_comes_in_while_a_commit_is_under_way_is_sent_after_the_next_one(rig: Rig) -> None:
+    await rig.peer()
+    await rig.writer.flushed()
+    rig.links.sent.clear()
+    rig.store.goes_on.clear()
+    writing = [asyncio.create_task(rig.register("a"))]
+    await becomes(lambda: rig.writer._busy)
+    await asyncio.sleep(0)
+    writing.append(asyncio.create_task(rig.register("b")))
+    await becomes(lambda: rig.writer.node("b") is not None)
+    seen: list[tuple[set[str], set[str]]] = []
+
+    def note(_number: int) -> None:
+        told = {
+            entry.item.key
+            for _, message in rig.links.sent
+            if isinstance(message, Push)
+            for segment in message.segments
+            for entry in segment.entries
+        }
+        seen.append((told, {entry.node_id for entry in rig.directory.entries()}))
+
+    rig.store.on_commit = note
+    rig.store.goes_on.set()
+    await asyncio.gather(*writing)
+    note(0)
+    for told, kept in seen:
+        assert {key for key in told if key.startswith("n:")} <= {node_key(node_id) for node_id in kept}
+    assert {"n:a", "n:b"} <= seen[-1][0]
+
+
+async def test_many_changes_are_kept_in_commits_of_bounded_size(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writer_module, "COMMIT_PUTS", 3)
+    assert COMMIT_PUTS > 3
+    rig.store.goes_on.clear()
+    first = asyncio.create_task(rig.register("first"))
+    await becomes(lambda: rig.writer._busy)
+    writing = [asyncio.create_task(rig.register(f"n{number}")) for number in range(10)]
+    await becomes(lambda: rig.writer.node("n9") is not None)
+    before = rig.store.commits
+    rig.store.goes_on.set()
+    await asyncio.gather(first, *writing)
+    assert rig.store.commits - before in (4, 5)  # one, and ten in threes; the first may have waited uncounted
+    await rig.holds_everything()
+
+
+# commits that fail
+
+
+@pytest.mark.parametrize("fault", ["lost", "unanswered"])
+async def test_a_commit_that_fails_is_made_again_until_it_is_made(rig: Rig, fault: str) -> None:
+    peer, recovered = await rig.peer(), asyncio.Event()
+    await rig.register("before")
+    rig.writer.on_recovered = recovered.set
+    rig.store.faults.extend([fault, fault])
+    await rig.refused(rig.register("a"))
+    assert not rig.writer.available
+    await rig.refused(rig.register("b"))  # refused before it is begun
+    assert rig.writer.node("b") is None
+    assert peer.engine.replica.get("n:a") is None
+    await asyncio.wait_for(recovered.wait(), 5)
+    assert rig.writer.available
+    await rig.holds_everything()
+    assert rig.directory.get("a") is not None
+    assert peer.engine.replica.get("n:a") is not None  # nothing that was to be sent is lost
+    await rig.register("b")
+    await rig.holds_everything()
+
+
+async def test_a_store_that_is_away_for_long_ends_the_links_until_it_is_back(rig: Rig) -> None:
+    await rig.peer()
+    await rig.register("before")
+    rig.store.is_down = True
+    await rig.refused(rig.register("a"))
+    assert rig.links.paused is None
+    rig.clock.advance(PAUSE_AFTER_S)
+    await becomes(lambda: rig.links.paused is not None)
+    rig.links.sent.clear()
+    rig.writer.disconnected(THERE)
+    rig.store.is_down = False
+    await becomes(lambda: rig.links.paused is None)
+    assert not [message for message in rig.links.sent if isinstance(message[1], Push)]  # over a link that is gone
+    await rig.holds_everything()
+
+
+async def test_nobody_waits_for_a_writer_that_has_ended(rig: Rig) -> None:
+    rig.store.goes_on.clear()
+    writing = asyncio.create_task(rig.register("a"))
+    reading = asyncio.create_task(rig.writer.seen(Position((HERE, 2**62), 1)))
+    await becomes(lambda: rig.writer._busy and rig.writer._watchers)
+    await rig.writer.stop()
+    for task in (writing, reading):
+        await rig.refused(task)
+
+
+async def test_a_fault_of_ours_in_a_commit_is_an_error_and_holds_nobody_up(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(key: str) -> None:
+        raise RuntimeError("a fault")
+
+    monkeypatch.setattr(rig.writer, "_show", broken)
+    await rig.refused(rig.register("a"))
+    with pytest.raises((RuntimeError, TypeError)):
+        await asyncio.wait_for(rig.writer.tick_for_ever(), 5)
+
+
+# stores that are not as they were left
+
+
+async def aged(rig: Rig) -> Copy:
+    """Some history: a copy of the store is from its middle."""
+    await rig.register("kept", labels=["x"])
+    await rig.register("removed")
+    await rig.register("changed", labels=["old"])
+    copy = Copy(rig.bench)
+    await copy.take()
+    await rig.writer.delete("removed", "asked for")
+    await rig.register("changed", labels=["new"])
+    await rig.writer.amend("kept", Intent("draining", at_ms=NOW_MS).encode(), None)
+    await rig.register("later")
+    return copy
+
+
+@pytest.mark.parametrize("how", ["emptied", "an older copy"])
+async def test_a_store_that_lost_something_gets_everything_back(rig: Rig, how: str) -> None:
+    copy = await aged(rig)
+    before = {held.key: held.state() for held in rig.writer.engine.replica.records()}
+    if how == "emptied":
+        await emptied(rig.bench)
+    else:
+        await copy.restore()
+        raw = await rig.bench.raw()
+        stray = b"0" * 16 + pack_record(Versioned("n:stray"))
+        await raw.hset(rig.bench.key("records"), "n:stray", stray)  # collected since the copy was made
+    await rig.refused(rig.writer.store_lost())  # the lease went with it
+    await rig.store.lease("t1", "", LONG_MS)
+    await becomes(lambda: rig.writer.available)
+    await rig.writer.store_lost()
+    assert rig.writer.alerts["store_changed"] == 1
+    assert not rig.writer.deposed.is_set()
+    assert await rig.kept() == before
+    await rig.holds_everything()
+    await rig.register("more")
+    await rig.holds_everything()
+
+
+@pytest.mark.parametrize("fault", ["lost", "unanswered"])
+@pytest.mark.parametrize("at", range(5))
+async def test_what_is_written_again_is_whole_however_often_that_fails(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, at: int, fault: str
+) -> None:
+    monkeypatch.setattr(writer_module, "COMMIT_PUTS", 2)
+    for number in range(6):
+        await rig.register(f"n{number}")
+    await emptied(rig.bench)
+    await rig.store.lease("t1", "", LONG_MS)
+    rig.store.faults.extend([None] * (at + 1) + [fault])  # the first is the commit that finds it out
+    with contextlib.suppress(StoreUnavailable):
+        await rig.writer.store_lost()
+    await becomes(lambda: rig.writer.available and not rig.writer._busy)
+    assert not rig.writer.deposed.is_set()
+    await rig.register("more")
+    await rig.holds_everything()
+
+
+async def test_the_meta_never_tells_of_what_the_store_does_not_have(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whichever commit is the last before a kill, also of a store that is being written again."""
+    monkeypatch.setattr(writer_module, "COMMIT_PUTS", 2)
+    for number in range(5):
+        await rig.register(f"n{number}")
+    await emptied(rig.bench)
+    await rig.store.lease("t1", "", LONG_MS)
+    writing: list[asyncio.Task[None]] = []
+
+    def more(number: int) -> None:
+        """Somebody registers while everything is written again: one node that the store has got back already,
+        and a new one."""
+        if len(writing) < 6:
+            writing.append(asyncio.create_task(rig.register("n0", labels=[str(number)])))
+            writing.append(asyncio.create_task(rig.register(f"new{number}")))
+
+    rig.store.on_commit = more
+    commit = rig.store.commit
+
+    async def checked(*args: Any) -> None:
+        await commit(*args)
+        data = await rig.store.meta()
+        vector = unpack_meta(data).vector if data else {}
+        kept = await rig.kept()
+        for held in rig.writer.engine.replica.records():
+            for item in held.items():
+                dot = item.section.dot
+                if vector.get(dot.chain, 0) >= dot.seq:
+                    assert held.key in kept
+                    assert item.section in kept[held.key]
+
+    monkeypatch.setattr(rig.store, "commit", checked)
+    await rig.writer.store_lost()
+    await asyncio.gather(*writing)
+    await rig.holds_everything()
+
+
+# other writers
+
+
+async def test_a_deposed_writer_changes_nothing_any_more(rig: Rig) -> None:
+    await rig.register("a")
+    await lease_lost(rig.bench)
+    other_store, other_clock = await rig.bench.worker("w2", kind=Faulty), ManualClock(NOW_MS + 60_000)
+    other = await begin_writer(other_store, other_clock, "t2")
+    await other.register(record("b"), 0, None)
+    before = await rig.kept()
+    for _ in range(2):
+        await rig.refused(rig.register("c"))
+        await rig.refused(rig.writer.delete("a", "asked for"))
+    assert await rig.kept() == before
+    # Its lease would come back to it when the other one died: what it holds is of no use all the same.
+    await other_store.release("t2")
+    await rig.store.lease("t1", "", LONG_MS)
+    await becomes(rig.writer.deposed.is_set)
+    assert "another worker" in await rig.refused(rig.writer.flushed())
+    await rig.refused(rig.writer.store_lost())
+    assert await rig.kept() == before
+    assert not rig.writer.available
+    await other.stop()
+
+
+async def test_a_lease_that_ran_out_and_was_nobody_s_meanwhile_costs_nothing(rig: Rig) -> None:
+    await rig.register("a")
+    await lease_lost(rig.bench)
+    await rig.refused(rig.register("b"))
+    await rig.store.lease("t1", "", LONG_MS)
+    await becomes(lambda: rig.writer.available)
+    assert not rig.writer.deposed.is_set()
+    await rig.holds_everything()
+    assert rig.directory.get("b") is not None
+
+
+async def test_a_start_has_a_new_generation_and_everything_of_the_ones_before(rig: Rig) -> None:
+    await aged(rig)
+    before, generation = await rig.kept(), rig.writer.engine.replica.generation
+    await rig.writer.stop()
+    await lease_lost(rig.bench)
+    again = await begin_writer(rig.store, rig.clock, "t2")
+    assert again.engine.replica.generation > generation
+    after = {held.key: held.state() for held in again.engine.replica.records()}
+    roster = REGISTRY_PREFIX + HERE
+    assert {key: state for key, state in after.items() if key != roster} == {
+        key: state for key, state in before.items() if key != roster
+    }
+    assert again.visible == again.engine.replica.vector
+    assert again.engine.replica.get("n:removed") is not None  # its tombstone
+    await again.register(record("more"), 0, None)
+    await again.stop()
+
+
+# versions
+
+
+async def test_a_version_is_visible_once_it_is_kept(rig: Rig) -> None:
+    await rig.register("a")
+    await asyncio.wait_for(rig.writer.seen(rig.writer.position), 1)
+    rig.store.goes_on.clear()
+    writing = asyncio.create_task(rig.register("b"))
+    await becomes(lambda: rig.writer.node("b") is not None)
+    reading = asyncio.create_task(rig.writer.seen(rig.writer.position))
+    await becomes(lambda: rig.writer._watchers)
+    assert not reading.done()
+    rig.store.goes_on.set()
+    await reading
+    assert rig.directory.get("b") is not None
+    await writing
+
+
+async def test_a_version_of_another_registry_is_visible_when_it_has_arrived(rig: Rig) -> None:
+    peer = await rig.peer()
+    await rig.writer.flushed()
+    made, effects = peer.engine.register(
+        "n:b", record("b").encode_spec(), peer.now, incarnation=0, judgement=Word().encode()
+    )
+    replica = peer.engine.replica
+    reading = asyncio.create_task(rig.writer.seen(Position(replica.chain, replica.vector[replica.chain])))
+    await becomes(lambda: rig.writer._watchers)
+    peer.do(effects)
+    await asyncio.wait_for(reading, 5)
+    entry = rig.directory.get("b")
+    assert entry is not None
+    assert (entry.owner.registry_id, made.life) == (THERE, 1)
+
+
+async def test_whoever_stops_waiting_leaves_nothing_behind(rig: Rig) -> None:
+    for _ in range(3):
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0):
+                await rig.writer.seen(Position((THERE, 1), 1))
+    assert rig.writer._watchers == []
+
+
+# what peers bring
+
+
+async def test_a_peer_s_nodes_words_and_numbers_are_in_the_directory(rig: Rig) -> None:
+    peer = await rig.peer()
+    rig.writer.engine.on_measured(rig.writer._measured)
+    _, effects = peer.engine.register(
+        "n:b", record("b").encode_spec(), peer.now, incarnation=0, judgement=Word().encode()
+    )
+    peer.do(effects)
+    await becomes(lambda: rig.directory.get("b") is not None)
+    entry = rig.directory.get("b")
+    assert entry is not None
+    assert not entry.reachable  # no watermark of it has come
+    beats: list[tuple[str, bytes, int]] = []
+    rig.writer.on_beats = beats.extend
+    ticking = asyncio.create_task(rig.writer.tick_for_ever())
+
+    def passes() -> bool:
+        rig.clock.advance(0.5)
+        peer.engine.measured("n:b", bytes([10, 255, 255, 255, 3, 0]), peer.now)
+        peer.tick()
+        return entry.reachable and entry.metrics != b"{}" and bool(beats)
+
+    await becomes(passes)
+    ticking.cancel()
+    assert orjson.loads(entry.metrics) == {"cpu_percent": 20, "agent_count": 3}
+    assert beats[0][:2] == ("n:b", entry.metrics)
+    assert THERE in rig.links.roster
+    assert rig.writer.pinned(THERE) == bytes(32)
+    assert rig.writer.pinned("nobody") is None
+
+
+HOSTILE = {
+    "no JSON": ("n:x", b"\xff"),
+    "another shape": ("n:x", b"[]"),
+    "half a node": ("n:x", orjson.dumps([{"capabilities": {}}, "", "", 0, 0, None])),
+    "a name that is none": ("n:x y", record("x").encode_spec()),
+    "nothing that is known": ("z:x", b""),
+    "a registry that is none": ("r:evil", b"\x00"),
+}
+
+
+@pytest.mark.parametrize("case", HOSTILE)
+async def test_whatever_a_peer_writes_stops_nothing(rig: Rig, case: str) -> None:
+    key, payload = HOSTILE[case]
+    peer = await rig.peer()
+    _, effects = peer.engine.register(key, payload, peer.now, incarnation=0, judgement=b"\x00")
+    peer.do(effects)
+    _, effects = peer.engine.register(
+        "n:good", record("good").encode_spec(), peer.now, incarnation=0, judgement=Word().encode()
+    )
+    peer.do(effects)
+    await becomes(lambda: rig.directory.get("good") is not None)
+    await rig.register("ours")
+    assert [entry.node_id for entry in rig.directory.entries()] == ["good", "ours"]
+    assert rig.writer.roster().keys() == {HERE, THERE}
+    await rig.holds_everything()
+    again = {key: record_of(state) for key, state in (await rig.kept()).items()}  # and a start can read it
+    assert {node.node_id for held in again.values() if (node := Record.of(held))} == {"good", "ours"}
+
+
+async def test_a_message_that_cannot_be_handled_ends_its_link_and_nothing_else(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await rig.peer()
+
+    def broken(*_: Any) -> None:
+        raise RuntimeError("a fault")
+
+    monkeypatch.setattr(rig.writer.engine, "receive", broken)
+    rig.writer.received(THERE, Watermarks(0, 0, ()))
+    assert rig.links.closed == [(THERE, "a message of it could not be handled")]
+    assert rig.writer.alerts["message_failed"] == 1
+    await rig.register("a")
+    await rig.holds_everything()
+
+
+async def test_a_registry_is_forgotten_when_an_operator_says_so(rig: Rig) -> None:
+    await rig.peer()
+    rig.writer._tell_roster()
+    assert rig.links.roster.keys() == {HERE, THERE}
+    rosters: list[set[str]] = []
+    rig.writer.on_roster = lambda roster: rosters.append(set(roster))
+    assert await rig.writer.forget_registry(THERE)
+    assert not await rig.writer.forget_registry(THERE)
+    assert THERE not in rig.writer.roster()
+    rig.writer._tell_roster()
+    assert rosters == [{HERE}]
+    assert rig.links.roster.keys() == {HERE}
+    assert rig.writer.pinned(THERE) is None
+
+
+async def test_causes_that_peers_invent_are_counted_and_take_no_more_room(rig: Rig) -> None:
+    for number in range(2_500):
+        rig.writer.alert("quarantined", "x", f"p{number}")
+    assert rig.writer.alerts["quarantined"] == 2_500
+    assert len(rig.writer._loud) <= 1_001
+    assert rig.writer.last_alerts["quarantined"]["peer"] == "p2499"
+
+
+async def test_a_node_that_moves_to_a_peer_is_its_own_from_then_on(rig: Rig) -> None:
+    peer = await rig.peer()
+    await rig.register("a")
+    await becomes(lambda: peer.engine.replica.get("n:a") is not None)
+    rig.clock.advance(1.0)
+    _, effects = peer.engine.heartbeat("n:a", peer.now, judgement=Word("degraded").encode())
+    peer.do(effects)
+    entry = rig.directory.get("a")
+    assert entry is not None
+    await becomes(lambda: entry.owner.registry_id == THERE)
+    assert entry.status == "degraded"
+    await rig.writer.judge([Due("a", Word("offline"))])  # a word of ours would be of no use
+    assert entry.status == "degraded"
+    assert await rig.writer.heard("a", Word(), b"", None)
+    assert (entry.owner.registry_id, entry.status) == (HERE, "online")
+    standing = rig.writer.engine.replica.get("n:a")
+    assert standing is not None
+    assert standing.judgement is not None
+    assert standing.judgement.major > hlc_of(NOW_MS)
+
+
+async def test_what_lies_in_the_store_is_read_back_as_the_replica_has_it(rig: Rig) -> None:
+    await rig.register("a", labels=["x"])
+    held = rig.writer.engine.replica.get("n:a")
+    assert held is not None
+    (kept,) = [found for key, found in (await loaded(rig.store)).items() if key == "n:a"]
+    assert unpack_record("n:a", kept.data) == held.state()
+    node = rig.writer.node("a")
+    assert node is not None
+    assert node == Record.of(held)
+    assert replace(node, spec={}).word == Word()
+    assert Put("n:a", kept.data) == Put("n:a", pack_record(held))
