@@ -7,6 +7,7 @@ python -m tests.chaos --seed 17 --registries 5
 import argparse
 import asyncio
 import os
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -27,6 +28,9 @@ async def run(folder: Path, arguments: argparse.Namespace) -> Outcome:
         agents=arguments.agents,
         tell=None if arguments.quiet else lambda line: print(line, flush=True),
     )
+    task = asyncio.current_task()
+    assert task is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)  # what it started is ended then, too
     return await federation.run()
 
 
@@ -44,7 +48,10 @@ def main() -> int:
     again += f" --registries {arguments.registries} --agents {arguments.agents}" + " --short" * arguments.short
     print(f"seed {arguments.seed}; to replay its schedule: {again}", flush=True)
     with tempfile.TemporaryDirectory(prefix="chaos-") as folder:
-        outcome = asyncio.run(run(Path(folder), arguments))
+        try:
+            outcome = asyncio.run(run(Path(folder), arguments))
+        except (KeyboardInterrupt, asyncio.CancelledError):
+            return 130
     print(f"{outcome}\n{again}")
     return 1 if outcome.violation else 0
 

@@ -1,6 +1,7 @@
 """Those whom registries serve: agents that heartbeat and look for another registry when one fails, and operators."""
 
 import asyncio
+import contextlib
 import random
 from collections import Counter, deque
 from collections.abc import Sequence
@@ -8,15 +9,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from tests.chaos.client import Answer, Client, Unanswered
-from tests.chaos.ledger import Deletion, Ledger
+from tests.chaos.ledger import LATE_S, Deletion, Ledger, Write
 from tests.chaos.site import HEARTBEAT_S, Site
 from tests.chaos.timeline import Timeline, Violation
 from tests.support.live import ADMIN_KEY
 
 NODES = "/api/v1/nodes"
 REMEMBERED_S = 10.0
-MOVE_SHARE = 0.01  # of heartbeats that go somewhere else for no reason
+MOVE_SHARE = 0.01  # of heartbeats after which an agent goes somewhere else for no reason
+RESTART_SHARE = 0.01  # or begins anew: registers there, and perhaps at the next one too
 DOUBT_S = 30.0
+DISMISS_SHARE = 0.05  # of operators' requests
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,21 @@ class Ack:
     sent_s: float
     answered_s: float
     site: Site
+
+
+@dataclass
+class Registration(Write):
+    """One that was sent."""
+
+    serial: int = 0
+
+    @property
+    def label(self) -> str:
+        """What tells it from the others of its node."""
+        return f"reg-{self.serial}"
+
+    def __str__(self) -> str:
+        return f"{self.label} of {self.node_id} at {self.site}, {self.when}"
 
 
 class Agent:
@@ -44,13 +62,11 @@ class Agent:
         self.key: str | None = None
         self.token: str | None = None
         self.registered = False
-        self.version = ""  # of its newest registration
-        self.registration_lost = False  # with the only store that had it
+        self.registrations: list[Registration] = []  # all that may have been taken
         self.former_ids: list[str] = []
         self.acks: deque[Ack] = deque()
         self.stopped_s: float | None = None
         self.roams = True
-        self.unanswered_registration_s = float("-inf")
         self._sites = list(sites)
         rng.shuffle(self._sites)
         self._at = 0
@@ -66,7 +82,15 @@ class Agent:
     @property
     def may_register_late(self) -> bool:
         """Whether a registration of its may still be taken by a registry that stands still."""
-        return self._timeline.now_s - self.unanswered_registration_s < DOUBT_S
+        since_s = self._timeline.now_s - DOUBT_S
+        return any(made.sent_s > since_s and made.acked_s is None for made in self.registrations)
+
+    def registered_as(self) -> list["Registration"]:
+        """What may stand: the last registration that must, and whatever may have been done after it."""
+        made = self.registrations
+        last = next((index for index in reversed(range(len(made))) if made[index].holds), 0)
+        late = [each for each in made[:last] if not each.holds and each.sent_s > made[last].sent_s - LATE_S]
+        return made[last:] + late
 
     async def run(self) -> None:
         """Until it is stopped."""
@@ -74,6 +98,8 @@ class Agent:
         while not self._stopping:
             async with self._turn:
                 await (self._beat() if self.registered else self._register())
+                if self.registered and self.roams:
+                    await self._roam()
             await asyncio.sleep(HEARTBEAT_S * self._rng.uniform(0.9, 1.1))
 
     async def stop(self) -> None:
@@ -92,15 +118,16 @@ class Agent:
                     raise Violation(f"keys work everywhere: {self.node_id} could not heartbeat at {self.site}")
 
     async def _register(self) -> None:
-        body: dict[str, Any] = {"node_id": self.node_id, "labels": [f"of-{self.node_id}"]}
-        sent_s = self._timeline.now_s
-        answer = await self._ask("register", body)
+        made = Registration(self.node_id, self.site.name, self._timeline.now_s, serial=len(self.registrations))
+        self.registrations.append(made)
+        answer = await self._ask("register", {"node_id": self.node_id, "labels": [made.label]})
         if answer is None:
-            self.unanswered_registration_s = sent_s
-        elif answer.ok:
+            return
+        if answer.ok:
             self.key = answer.body["api_key"] or self.key
-            self.registered, self.version, self.registration_lost = True, answer.body["version"], False
-            self._acknowledged(sent_s, answer)
+            self.registered = True
+            made.acked_s, made.version = self._timeline.now_s, answer.body["version"]
+            self._acknowledged(made.sent_s, answer)
         elif answer.status == 409 and self.key is None:
             # Somebody registered it and was told no key: ourselves, when no answer came.
             self._counts["ids given up"] += 1
@@ -147,7 +174,14 @@ class Agent:
         self.acks.append(Ack(sent_s, now_s, self.site))
         while self.acks[0].sent_s < now_s - REMEMBERED_S:
             self.acks.popleft()
-        if self.roams and self._rng.random() < MOVE_SHARE:
+
+    async def _roam(self) -> None:
+        if self._rng.random() < RESTART_SHARE:
+            await self._register()
+            if self._rng.random() < 0.5:
+                self._move()
+                await self._register()
+        elif self._rng.random() < MOVE_SHARE:
             self._move()
 
     def _refused(self, action: str, answer: Answer) -> None:
@@ -204,6 +238,13 @@ class Operators:
             ledger.patches[node_id].remove(patch)
         elif answer.status != 503:
             raise Violation(f"patches are taken or put off: {patch} was answered {answer}")
+
+    async def dismiss(self, node_id: str, site: Site) -> None:
+        """Delete a node that lives: it hears of it, and registers again."""
+        self._ledger.reborn.add(node_id)
+        with contextlib.suppress(Unanswered):
+            await self._client.ask("DELETE", site.url(f"{NODES}/{node_id}"), ADMIN_KEY)
+        self._timeline.note(f"deleted {node_id}, which lives, at {site}")
 
     async def delete(self, agent: Agent) -> None:
         """Until some registry has done it."""

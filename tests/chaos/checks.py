@@ -150,9 +150,14 @@ def _of(agent: Agent, node: dict[str, Any] | None, ledger: Ledger) -> str:
         return f"nothing is resurrected: {node['node_id']} is there, after {deletion}"
     stopped = agent.stopped_s is not None
     if node is None:
-        if not agent.key or (stopped and agent.registration_lost):
+        if stopped and (agent.node_id in ledger.reborn or not any(made.holds for made in agent.registrations)):
             return ""
-        return f"acknowledged writes stand: {agent} is nowhere, registered as {agent.version}"
+        if not agent.registered:
+            return f"the living are shown online: {agent} could not register"
+        return f"acknowledged registrations stand: {agent} is nowhere, after {agent.registered_as()[0]}"
+    registered = [label for label in node["labels"] if label.startswith("reg-")]
+    if registered not in [[made.label] for made in agent.registered_as()]:
+        return f"the newest registration stands: {agent} has {registered}, after {agent.registered_as()[0]}"
     if stopped:
         if node["status"] != "offline":
             return f"the dead are shown offline: {agent} stopped at {agent.stopped_s:.2f} and is {node['status']}"
@@ -163,6 +168,8 @@ def _of(agent: Agent, node: dict[str, Any] | None, ledger: Ledger) -> str:
 
 
 def _patch_stands(agent: Agent, node: dict[str, Any], ledger: Ledger, *, status: bool) -> str:
+    if agent.node_id in ledger.reborn:
+        return ""
     last, instead = ledger.standing(agent.node_id)
     shown = [label for label in node["labels"] if label.startswith("op-")]
     winner = next((patch for patch in (last, *instead) if patch is not None and [patch.label] == shown), None)

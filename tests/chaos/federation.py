@@ -13,7 +13,7 @@ from tests.chaos.callers import Agent, Operators
 from tests.chaos.checks import Watch, difference, keys_work, unlinked, unsettled
 from tests.chaos.client import Client, Unanswered
 from tests.chaos.faults import KINDS, Fault, Scene
-from tests.chaos.ledger import Ledger, Vector, Write
+from tests.chaos.ledger import MOST_SKEW_S, Ledger, Vector, Write
 from tests.chaos.site import READY_S, Site, listed
 from tests.chaos.timeline import Timeline, Violation
 from tests.support.proxy import Network
@@ -23,6 +23,7 @@ CONVERGE_S = 60.0  # an interval between two walks and the walk; usually it take
 REPLICATED_S = 5.0  # what was acknowledged so long before its only store was lost, others must have
 CHURN_S = 6.0
 CLOSE_S = 10.0
+SLACK_S = 90.0
 LOG_LINES = 25
 
 
@@ -59,11 +60,22 @@ class Federation:
     ) -> None:
         self._rng = random.Random(seed)
         self._faults = faults
+        self._limit_s = max((fault.at_s + fault.lasts_s for fault in faults), default=0.0) * 1.5 + SLACK_S
         self._timeline = Timeline(tell)
         self._client = Client()
         self._network = Network(seed)
         names = [f"r{index}" for index in range(registries)]
-        self._sites = [Site(name, folder / name, self._client, self._timeline, self._network) for name in names]
+        self._sites = [
+            Site(
+                name,
+                folder / name,
+                self._client,
+                self._timeline,
+                self._network,
+                self._rng.uniform(-MOST_SKEW_S, MOST_SKEW_S),
+            )
+            for name in names
+        ]
         self._by_name = {site.name: site for site in self._sites}
         self._agents: list[Agent] = []
         self._first_agents = agents
@@ -84,9 +96,11 @@ class Federation:
         outcome = self._outcome
         script = self._spawn(self._script())
         try:
-            await asyncio.wait({script, self._failed}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({script, self._failed}, timeout=self._limit_s, return_when=asyncio.FIRST_COMPLETED)
             if self._failed.done():
                 self._failed.result()
+            if not script.done():
+                raise Violation(f"heals: the run is not over after {self._limit_s:.0f} s")
         except Violation as violation:
             outcome.violation = str(violation)
             self._timeline.note(f"VIOLATED: {violation}")
@@ -206,9 +220,10 @@ class Federation:
         at_s = self._timeline.now_s
         vectors = [await self._vector(other) for other in self._sites if other is not site]
         lost: list[Write] = self._ledger.store_lost(vectors)
-        for agent in self._agents:
-            if agent.version and not Write("", "", 0.0, version=agent.version).is_covered(vectors):
-                agent.registration_lost = True
+        for made in (made for agent in self._agents for made in agent.registrations):
+            if made.holds and not made.is_covered(vectors):
+                made.lost = True
+                lost.append(made)
         heard = [other for other in self._sites if other is not site and other.hears_since_s.get(site.name) is not None]
         for write in lost:
             self._timeline.note(f"lost with {site}'s store: {write}")

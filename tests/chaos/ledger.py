@@ -7,6 +7,8 @@ from typing import Any
 
 Vector = Mapping[str, Mapping[str, int]]
 
+MOST_SKEW_S = 1.5  # a registry refuses to stamp by a clock that is 5 s from its peers'
+PROMPT_S = 2.0  # what is answered is done within a client's time
 LATE_S = 15.0  # what nobody answered may be done so much later: by a process that stood still meanwhile
 
 
@@ -68,12 +70,20 @@ class Deletion(Write):
         return f"the deletion of {self.node_id} at {self.site}, {self.when}"
 
 
+def _since_s(patch: Patch, last: Patch) -> float:
+    """From when on that patch may be newer than the last acknowledged one, by the clocks that stamped them."""
+    if not patch.holds:
+        return last.sent_s - LATE_S
+    return last.sent_s - 2 * MOST_SKEW_S - PROMPT_S if patch.site != last.site else last.sent_s
+
+
 class Ledger:
     """All of it."""
 
     def __init__(self) -> None:
         self.patches: dict[str, list[Patch]] = defaultdict(list)
         self.deletions: dict[str, Deletion] = {}
+        self.reborn: set[str] = set()  # nodes that were deleted while they lived: patches went with the first life
         self._serial = 0
 
     def next_patch(self, node_id: str, site: str, sent_s: float, status: str) -> Patch:
@@ -99,12 +109,14 @@ class Ledger:
         return lost
 
     def standing(self, node_id: str) -> tuple[Patch | None, list[Patch]]:
-        """The last patch that must stand, and those that may stand in its place: whoever was not answered, or
-        was lost with a store (which may have come back), and was sent later or not much earlier."""
+        """The last patch that must stand, and those that may stand in its place: one of shortly before, by a
+        registry whose clock is ahead; and whatever was not answered, or was lost with a store (which may have
+        come back), and was sent later or not much earlier."""
         patches = self.patches.get(node_id, [])
         last = next((patch for patch in reversed(patches) if patch.holds), None)
-        since_s = last.sent_s - LATE_S if last is not None else float("-inf")
-        return last, [patch for patch in patches if not patch.holds and patch.sent_s >= since_s]
+        if last is None:
+            return None, patches
+        return last, [patch for patch in patches if patch is not last and patch.sent_s >= _since_s(patch, last)]
 
     def counts(self) -> dict[str, Any]:
         """For the summary."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.chaos.client import Answer, Client, Unanswered
+from tests.chaos.skewed import SKEW_MS
 from tests.chaos.timeline import Timeline, Violation
 from tests.support.live import ADMIN_KEY, Process
 from tests.support.proxy import Network
@@ -19,6 +20,7 @@ START_S = 20.0
 READY_S = 30.0  # after its last fault: loading, links that are found dead (5 s) and dialled again, catching up
 FAULT_WORDS = ("Traceback", "message_failed", "task_failed", "by our fault")
 
+_ROOT = Path(__file__).parents[2]
 _WINDOWS = ("--heartbeat-interval-s", HEARTBEAT_S, "--degraded-after-s", DEGRADED_S, "--offline-after-s", OFFLINE_S)
 _APPEND_ONLY = ("appendonly yes", "auto-aof-rewrite-percentage 0")  # so that a copy of its files is one moment's
 
@@ -26,7 +28,10 @@ _APPEND_ONLY = ("appendonly yes", "auto-aof-rewrite-percentage 0")  # so that a 
 class Site:
     """See the module. `epoch` grows whenever its process is stopped, frozen or started. `turn`: one fault at a time."""
 
-    def __init__(self, name: str, folder: Path, client: Client, timeline: Timeline, network: Network) -> None:
+    def __init__(
+        self, name: str, folder: Path, client: Client, timeline: Timeline, network: Network, skew_s: float
+    ) -> None:
+        """`skew_s`: by how much its clock is ahead."""
         self.name = name
         self.folder = folder
         self.port = free_port()
@@ -39,7 +44,7 @@ class Site:
         self.dead = False
         self.turn = asyncio.Lock()
         self.hears_since_s: dict[str, float] = {}  # other sites, by when we began to hear them without a break
-        self._client, self._timeline, self._network = client, timeline, network
+        self._client, self._timeline, self._network, self._skew_s = client, timeline, network, skew_s
         self._process: Process | None = None
         self._backup = folder / "backup"
 
@@ -63,8 +68,12 @@ class Site:
         flags += [str(flag) for flag in _WINDOWS]
         for peer in self.peers:
             flags += ["--peer", peer]
-        env: dict[str, str | None] = {"REGISTRY_FEDERATION_SECRET": SECRET}
-        self._process = Process(self.folder / "data", *flags, port=self.port, env=env)
+        env: dict[str, str | None] = {
+            "REGISTRY_FEDERATION_SECRET": SECRET,
+            "PYTHONPATH": str(_ROOT),
+            SKEW_MS: str(round(self._skew_s * 1000)),
+        }
+        self._process = Process(self.folder / "data", *flags, port=self.port, env=env, module="tests.chaos.skewed")
         self._network.runs_as(self.name, self._process.popen.pid)
         deadline_s = self._timeline.now_s + START_S
         while not await self._answers("/healthz"):

@@ -22,9 +22,16 @@ DEADLINE_S = 20.0
 class Process:
     """`dagi-registry serve` as operators start it."""
 
-    def __init__(self, data_dir: Path, *flags: str, port: int = 0, env: dict[str, str | None] | None = None) -> None:
+    def __init__(
+        self,
+        data_dir: Path,
+        *flags: str,
+        port: int = 0,
+        env: dict[str, str | None] | None = None,
+        module: str = "registry",
+    ) -> None:
         """`env` is added to a clean environment with an admin key; None takes a variable out."""
-        command = [sys.executable, "-m", "registry", "serve", "--port", str(port), "--data-dir", str(data_dir), *flags]
+        command = [sys.executable, "-m", module, "serve", "--port", str(port), "--data-dir", str(data_dir), *flags]
         # A module run from another folder: the installed distribution, and nobody's .env.
         self._log = data_dir.parent / f"{data_dir.name}.log"
         data_dir.parent.mkdir(parents=True, exist_ok=True)
