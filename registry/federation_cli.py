@@ -6,6 +6,7 @@ could not be asked. What is wrong also goes to standard error, so that a timer's
 
 import json
 import os
+import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -77,6 +78,7 @@ def _members(ask: "AdminClient", as_json: bool) -> int:
         _print(
             _table(text.MEMBER_HEADINGS, map(text.member_cells, rows), right=("LAG", "RTT", "NODES")),
             _table(text.ADDRESS_HEADINGS, map(text.address_cells, rows)),
+            *[_table((), [("Note", note)]) for note in text.notes(answer.body)],
         )
     return _complain(text.problems(rows))
 
@@ -87,12 +89,12 @@ def _forget(ask: "AdminClient", registry_id: str) -> int:
         return _complain([f"nothing was forgotten: {registry_id} is not in the roster; `members` shows who is"])
     if answer.status != 200:
         return _complain([f"nothing was forgotten: {answer.detail}"])
-    typer.echo(
-        f"{registry_id} is out of the roster, here and soon at all registries that can be reached, and no\n"
-        "identity is pinned to its name any more: whichever registry of that name links\n"
-        "next, and knows the federation's secret, is taken for it. One that is running\n"
-        "comes back by itself within a minute. Its nodes stay."
+    told = (
+        f"{registry_id} is out of the roster, here and soon at all registries that can be reached, and no identity is "
+        "pinned to its name any more: whichever registry of that name links next, and knows the federation's secret, "
+        "is taken for it. One that is running comes back by itself within a minute. Its nodes stay."
     )
+    typer.echo(textwrap.fill(told, 80))
     return 0
 
 

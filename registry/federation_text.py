@@ -7,8 +7,10 @@ from typing import Any
 
 NOTHING = "-"
 MEMBER_HEADINGS = ("ID", "REGION", "STATE", "SINCE", "REACHABLE", "LAG", "RTT", "NODES")
-ADDRESS_HEADINGS = ("ID", "URL", "LAST ERROR")
+ADDRESS_HEADINGS = ("ID", "URL", "ERROR")
 ALERT_HEADINGS = ("ALERT", "COUNT", "LAST", "DETAIL")
+NOTED_S = 180.0  # what keeps links from being made is said again every minute
+_OF_LINKS = ("identity_changed", "refused", "same_id", "wrong_secret", "wrong_signature", "wrong_version")
 _STATUSES = re.compile(r'^dagi_registry_nodes\{status="([a-z]+)"\} ([0-9.e+]+)$', re.MULTILINE)
 _UNITS = (("d", 86_400), ("h", 3_600), ("min", 60), ("s", 1))
 
@@ -77,8 +79,11 @@ def member_rows(view: Mapping[str, Any], reasons: Sequence[str]) -> list[dict[st
             **{name: peer[name] for name in kept},
             "self": False,
             "since_s": age_s(peer["since"], now),
-            # Nothing but the roster tells a member's identity. What it wrote stays after it has left.
-            "forgotten": peer["registry_id"] is not None and peer["identity"] is None,
+            # It left the roster, which alone tells identities, and nobody dials it. What it wrote stays.
+            "forgotten": peer["state"] == "down"
+            and peer["registry_id"] is not None
+            and peer["identity"] is None
+            and peer["url"] is None,
         }
         for peer in view["peers"]
     ]
@@ -99,10 +104,12 @@ def member_cells(row: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def address_cells(row: Mapping[str, Any]) -> tuple[str, ...]:
-    """Under ADDRESS_HEADINGS. A registry behind NAT has no URL that others could dial."""
-    error = "not in the roster" if row["forgotten"] else row["error"] or NOTHING
-    no_url = NOTHING if row["forgotten"] else "none: it only dials out"
-    return name_of(row), plain(row["url"] or no_url), plain(error)
+    """Under ADDRESS_HEADINGS. A registry behind NAT has no URL that others could dial. The last error of a link
+    that is up again is none any more."""
+    if row["forgotten"]:
+        return name_of(row), NOTHING, "not in the roster"
+    error = row["error"] if row["state"] != "up" else None
+    return name_of(row), plain(row["url"] or "none: it only dials out"), plain(error or NOTHING)
 
 
 def name_of(row: Mapping[str, Any]) -> str:
@@ -125,6 +132,17 @@ def problems(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         elif row["state"] == "down":
             how = "is down" if row["since_s"] is None else f"has been down for {duration(row['since_s'])}"
             found.append(f"{plain(row['registry_id'])} {how}{error}")
+    return found
+
+
+def notes(view: Mapping[str, Any]) -> list[str]:
+    """Why links are not made, said lately: also by registries that are in nobody's list, as they were refused."""
+    found = []
+    for code in _OF_LINKS:
+        alert = view["alerts"].get(code)
+        ago_s = age_s(alert["last_at"], view["as_of"]) if alert else None
+        if ago_s is not None and ago_s < NOTED_S:
+            found.append(f"{duration(ago_s)} ago: {plain(alert['detail'])}")
     return found
 
 

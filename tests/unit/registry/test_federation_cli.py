@@ -124,6 +124,31 @@ def test_one_that_was_forgotten_is_shown_and_no_problem_any_more() -> None:
     assert (told["peers"], told["worst_lag_s"]) == ({"up": 0, "total": 0}, None)
 
 
+def test_one_that_refuses_us_is_no_forgotten_one() -> None:
+    refuses = peer("us", region=None, identity=None, state="down", reachable=False, error="it refuses", lag_s=None)
+    rows = text.member_rows(view(refuses), [])
+    assert text.address_cells(rows[1])[2] == "it refuses"
+    assert text.problems(rows) == ["us has been down for 1 min 30 s: it refuses"]
+
+
+def test_an_error_of_a_link_that_is_up_again_is_none() -> None:
+    row = text.member_rows(view(peer("us", error="the connection was lost")), [])[1]
+    assert (text.address_cells(row)[2], row["error"]) == ("-", "the connection was lost")
+
+
+def test_why_links_were_not_made_is_told_for_three_minutes() -> None:
+    def alert(last_at: str) -> dict[str, Any]:
+        return {"count": 3, "last_at": last_at, "detail": "us shows another identity", "peer": None}
+
+    alerts = {
+        "identity_changed": alert("2026-11-24T11:59:10.000Z"),
+        "wrong_secret": alert("2026-11-24T11:56:50.000Z"),
+        "expiry_held": alert("2026-11-24T11:59:50.000Z"),
+    }
+    assert text.notes(view(alerts=alerts)) == ["50 s ago: us shows another identity"]
+    assert text.notes(view()) == []
+
+
 def test_words_of_others_command_no_terminal() -> None:
     hostile = peer("us", region="\x1b[2Jus", error="gone\x1b]0;pwned\x07\n", state="down")
     rows = text.member_rows(view(hostile), [])
