@@ -188,7 +188,8 @@ def _why(error: Exception, to: Target) -> str:
         case socket.gaierror():
             return f"the host's name cannot be looked up ({error.strerror}); check --url"
         case ConnectionError() | http.client.HTTPException():
-            return "it hung up, or does not speak HTTP; check the port" + ("" if secured else ", or is it https://?")
+            other = "does it want a certificate (REGISTRY_TLS_CERT and _KEY)?" if secured else "is it https://?"
+            return f"it hung up, or does not speak HTTP; check the port, or {other}"
         case OSError():
             return f"{os.strerror(error.errno).casefold() if error.errno else error}; check --url and the network"
     return f"{error}; check --url"
