@@ -6,9 +6,12 @@ READY := .venv/.ready
 DEMO_SECONDS ?=
 SEEDS ?= 1000
 JOBS ?= 2
+CHAOS_SECONDS ?= 600
+CHAOS_SEED ?=
+CHAOS_REGISTRIES ?= 3
 export DEMO_SECONDS
 
-.PHONY: install demo test laws check lint bench simulate simulate-scale clean
+.PHONY: install demo test laws check lint bench simulate simulate-scale chaos clean
 
 $(READY): requirements.txt pyproject.toml
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed; none was found."; exit 1; }
@@ -49,6 +52,11 @@ simulate: $(READY)
 
 simulate-scale: $(READY)
 	$(BIN)/python -m benchmarks.federation_scale
+
+# Real processes and stores, broken from a schedule; a random one unless CHAOS_SEED says which.
+chaos: $(READY)
+	$(BIN)/python -m tests.chaos --seconds $(CHAOS_SECONDS) --registries $(CHAOS_REGISTRIES) \
+		$(if $(CHAOS_SEED),--seed $(CHAOS_SEED))
 
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis *.egg-info
