@@ -256,7 +256,7 @@ class Report:
             "saturated": sorted({each.saturated for each in [*rounds.ours, *rounds.bare]}),
         }
 
-    def finish(self) -> int:
+    def finish(self, folder: Path = RESULTS) -> int:
         """Print and write everything; the exit status: 1 when a target is missed."""
         rows = [
             [t.name, f"{t.value:.3g} {t.unit}", f"{'<=' if t.at_most else '>='} {t.limit:g} {t.unit}",
@@ -269,8 +269,8 @@ class Report:
             console.print(table)
         about = machine()
         console.print(", ".join(f"{name} {value}" for name, value in about.items()))
-        RESULTS.mkdir(exist_ok=True)
-        written = RESULTS / f"{self.name}.json"
+        folder.mkdir(parents=True, exist_ok=True)
+        written = folder / f"{self.name}.json"
         targets = [{**asdict(target), "met": target.met} for target in self.targets]
         document = {"machine": about, "targets": targets, **self.facts}
         written.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")

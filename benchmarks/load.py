@@ -198,7 +198,8 @@ class _Connection(Exchange):
         self._run.errors += not self._run.stopped
 
 
-async def _measure(port: int, requests: list[bytes], connections: int, seconds: float, rate: float | None) -> Load:
+async def paced(port: int, requests: list[bytes], connections: int, seconds: float, rate: float | None) -> Load:
+    """Load one server from within this process; without a rate, as fast as answers come."""
     loop = asyncio.get_running_loop()
     run = _Run(itertools.cycle(requests))
     opened = [
@@ -253,7 +254,7 @@ def main() -> None:
     given = parser.parse_args()
     with given.file.open("rb") as file:
         requests = list(_read(file))
-    seen = uvloop.run(_measure(given.port, requests, given.connections, given.seconds, given.rate))
+    seen = uvloop.run(paced(given.port, requests, given.connections, given.seconds, given.rate))
     names = ("requests", "seconds", "errors", "p50_ms", "p99_ms")
     print(json.dumps({name: getattr(seen, name) for name in names}))
 

@@ -169,11 +169,14 @@ class _End(asyncio.Protocol):
         self.other: _End | None = None
         self._waits_for: set[str] = set()
         self._heard_eof = False
+        self._early: list[bytes] = []  # uvloop reads once even if it is told at once not to
 
     def join(self, other: "_End", way: Way) -> None:
         """What is received here goes to the other end."""
         self.other = other
         self.pipe = other.back = _Pipe(way, self, other)
+        for data in self._early:
+            self.pipe.put(data)
 
     # asyncio.Protocol
 
@@ -187,21 +190,18 @@ class _End(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Send it on its way."""
-        if self.pipe is not None:
-            self.pipe.put(data)
+        self._put(data)
 
     def eof_received(self) -> bool:
         """The other direction may go on; TLS knows no such thing."""
         self._heard_eof = True
-        if self.pipe is not None:
-            self.pipe.put(_EOF)
+        self._put(_EOF)
         return self.transport is not None and self.transport.can_write_eof()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The other end hears of it, by the same way."""
         self.transport = None
-        if self.pipe is not None:
-            self.pipe.put(_RESET if exc is not None else _CLOSE)
+        self._put(_RESET if exc is not None else _CLOSE)
         if self.back is not None:
             self.back.end()
 
@@ -214,6 +214,12 @@ class _End(asyncio.Protocol):
         """Go on."""
         if self.other is not None:
             self.other.go_on("reader")
+
+    def _put(self, data: bytes) -> None:
+        if self.pipe is not None:
+            self.pipe.put(data)
+        else:
+            self._early.append(data)
 
     # for pipes
 
@@ -317,8 +323,8 @@ class Forwarder:
             front.reset()
             return
         self._ends = {end for end in self._ends if end.transport is not None} | {front, behind}
-        front.join(behind, there)
         behind.join(front, back)
+        front.join(behind, there)
         front.go_on("other end")
 
 
