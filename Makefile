@@ -11,7 +11,7 @@ CHAOS_SEED ?=
 CHAOS_REGISTRIES ?= 3
 export DEMO_SECONDS
 
-.PHONY: install demo test laws check lint bench simulate simulate-scale chaos clean
+.PHONY: install demo test laws check lint bench convergence simulate simulate-scale chaos clean
 
 $(READY): requirements.txt pyproject.toml
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed; none was found."; exit 1; }
@@ -46,6 +46,12 @@ bench: $(READY)
 	$(BIN)/python -m benchmarks.discover
 	$(BIN)/python -m benchmarks.memory
 	$(BIN)/python -m benchmarks.merge
+	$(BIN)/python -m benchmarks.failover
+	$(BIN)/python -m benchmarks.convergence --small
+
+# Five registries with 100,000 nodes: half an hour, on a machine with nothing else to do.
+convergence: $(READY)
+	$(BIN)/python -m benchmarks.convergence
 
 simulate: $(READY)
 	$(BIN)/python -m tests.simulation --seeds $(SEEDS) --jobs $(JOBS)

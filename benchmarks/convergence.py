@@ -67,14 +67,13 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=RESULTS, help="where JSON and plot go")
     parser.add_argument("--only", default="abcd", help="which of a, b, c, d; default all")
     given = parser.parse_args()
-    size = SMALL if given.small else FULL
+    size, name = (SMALL, "convergence-small") if given.small else (FULL, "convergence")
     rate = size.rate_per_s if given.rate is None else given.rate
     with scratch() as folder:
-        return run(_run(size, rate, given.only, folder, given.out))
+        return run(_run(Report(name), size, rate, given.only, folder, given.out))
 
 
-async def _run(size: Size, rate: float, only: str, folder: Path, out: Path) -> int:
-    report = Report("convergence")
+async def _run(report: Report, size: Size, rate: float, only: str, folder: Path, out: Path) -> int:
     report.facts["size"] = {name: getattr(size, name) for name in Size.__slots__} | {"rate_per_s": rate}
     seed = seeding.make(NAMES, size.nodes)
     async with cluster(folder, NAMES, FLAGS) as registries:
@@ -98,7 +97,7 @@ async def _run(size: Size, rate: float, only: str, folder: Path, out: Path) -> i
     if seen:
         seen += await elsewhere.compared(folder, size.seconds, _say)
         _tell_visibility(seen, report)
-        plot(seen, out / "convergence.png")
+        plot(seen, out / f"{report.name}.png")
     return report.finish(out)
 
 
