@@ -222,6 +222,7 @@ class Directory:
         self._us = Owner(registry_id, is_us=True)
         self._owners = {registry_id: self._us}
         self._alive = 0  # nodes of ours that are not offline
+        self._late = 0  # those among them that are called degraded for their silence
         self.revision = 0
         self.by_status: dict[str, int] = {}
         self.on_transition: Callable[[Transition], None] = lambda transition: None
@@ -394,7 +395,8 @@ class Directory:
             else:
                 self._watch(entry)  # it was heard again
         self._overdue = dict.fromkeys(entry.node_id for entry in overdue)
-        if not self._guard.holds(len(overdue), self._alive, now):
+        silent = self._late + sum(entry.liveness == "online" for entry in overdue)
+        if not self._guard.holds(silent, self._alive, now):
             return [self._due(entry, "offline") for entry in overdue[:limit]]
         return [self._due(entry, "degraded") for entry in overdue if entry.liveness == "online"][:limit]
 
@@ -427,10 +429,12 @@ class Directory:
         status = entry.status
         self.by_status[status] = self.by_status.get(status, 0) + 1
         self._alive += self._expires(entry)
+        self._late += entry.owner.is_us and entry.liveness == "degraded"
 
     def _forget_status(self, entry: Entry) -> None:
         self.by_status[entry.status] -= 1
         self._alive -= self._expires(entry)
+        self._late -= entry.owner.is_us and entry.liveness == "degraded"
 
     def _ordered(self) -> list[str]:
         """The ids in order. New ones wait until somebody asks: 100,000 loaded nodes are sorted once."""

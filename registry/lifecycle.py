@@ -61,8 +61,9 @@ def next_liveness(silence_s: float, held_s: float, current: Liveness, windows: W
 class ExpiryGuard:
     """Holds back when many nodes fall silent at once: then it is more likely our own network than they.
 
-    A hold begins when more than `SHARE` of the nodes that should be there (and at least `LEAST`) are overdue
-    to be called offline in one moment. It ends by itself: when they are heard again, or after one more offline
+    A hold begins when the first is due to be called offline and more than `SHARE` of the nodes that should be
+    there (and at least `LEAST`) are silent: heartbeats are spread over their interval, so those that fell silent
+    together do not come due together. It ends by itself: when they are heard again, or after one more offline
     window, in which a network that was cut had time to come back. (Eureka's self-preservation never ends;
     others have none, and empty a whole region in one sweep.)
     """
@@ -75,12 +76,12 @@ class ExpiryGuard:
         self._until_s: float | None = None
         self._spent = False  # this silence has had its hold
 
-    def holds(self, overdue: int, alive: int, now: float) -> bool:
-        """Whether nobody is to be called offline now. `overdue`: nodes whose time is up; `alive`: nodes not
-        offline yet, the overdue among them; `now` is monotonic."""
-        many = overdue >= self.LEAST and overdue > self.SHARE * alive
+    def holds(self, silent: int, alive: int, now: float) -> bool:
+        """Whether nobody is to be called offline now. `silent`: nodes that are late; `alive`: nodes not offline
+        yet, the silent among them; `now` is monotonic."""
+        many = silent >= self.LEAST and silent > self.SHARE * alive
         if not many:
-            self._until_s, self._spent = None, self._spent and overdue > 0
+            self._until_s, self._spent = None, False
             return False
         if self._until_s is None and not self._spent:
             self._until_s = now + self._hold_s

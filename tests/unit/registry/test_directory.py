@@ -235,6 +235,12 @@ def say_all(directory: Directory, now: float, limit: int = 5_000) -> list[tuple[
     return found
 
 
+def heard_again(directory: Directory, node_id: str, now: float) -> None:
+    """A late node beats: the word on it is another one, first."""
+    said(directory, Due(node_id, Word()), now)
+    directory.beat(node_id, b"{}", NOW_MS, now)
+
+
 def crowd(count: int, now: float = 0.0) -> Directory:
     directory = empty(now)
     for index in range(count):
@@ -249,7 +255,7 @@ def test_a_look_at_the_silent_does_a_bounded_piece_of_the_work() -> None:
     assert {status: n for status, n in directory.counts().by_status.items() if n} == {"online": 85, "degraded": 10}
     assert len(say_all(directory, 90.0, 10)) == 85
     for index in range(25, 95):
-        directory.beat(f"n{index:03}", b"{}", NOW_MS, 290.0)
+        heard_again(directory, f"n{index:03}", 290.0)
     assert [found for _ in range(20) for found in say(directory, 299.9, 10)] == []
     rounds = [say(directory, 300.0, 10) for _ in range(20)]
     assert max(map(len, rounds)) <= 10
@@ -286,12 +292,28 @@ def test_when_many_fall_silent_at_once_they_are_degraded_and_no_more_for_one_win
     assert directory.hold_left_s(600.0) is None
 
 
+def test_it_does_not_matter_that_heartbeats_are_spread_over_their_interval() -> None:
+    """Of a hundred that fall silent together, three or four come due each second."""
+    directory = crowd(100)
+    for index in range(100):
+        directory.beat(f"n{index:03}", b"{}", NOW_MS, index * 0.3)
+    found = [said for second in range(600) for said in say(directory, float(second))]
+    assert {liveness for _, liveness in found} == {"degraded"}
+    held_s = directory.hold_left_s(600.0)
+    assert held_s is not None
+    ends_s = 600.0 + held_s
+    assert 600 <= ends_s <= 601
+    assert {liveness for _, liveness in say(directory, ends_s)} == {"offline"}
+    assert len([said for second in range(601, 640) for said in say(directory, float(second))]) < 100
+    assert directory.counts().by_status["offline"] == 100
+
+
 def test_a_hold_ends_when_they_are_heard_again() -> None:
     directory = crowd(100)
     say_all(directory, 300.0)
     assert directory.hold_left_s(300.0) == 300.0
     for index in range(90):
-        directory.beat(f"n{index:03}", b"{}", NOW_MS, 301.0)
+        heard_again(directory, f"n{index:03}", 301.0)
     assert say_all(directory, 302.0) == [(f"n{index:03}", "offline") for index in range(90, 100)]
     assert directory.hold_left_s(302.0) is None
 
