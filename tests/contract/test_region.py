@@ -1,0 +1,588 @@
+"""Roles in a region: one worker writes, the others follow; starts, takeovers, stores that lose what they had.
+Real time where the lease is concerned; every wait is for a condition."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import orjson
+import pytest
+
+from federation.clock import Now
+from registry import region as region_module
+from registry import service as service_module
+from registry.errors import ApiError
+from registry.lifecycle import Windows
+from registry.node import node_key
+from registry.ports import StoreUnavailable
+from registry.region import BOOTSTRAP_ALONE_S, BOOTSTRAP_S
+from registry.service import NotWriter
+from registry.writer import Writer
+from tests.support.clock import ManualClock
+from tests.support.regions import (
+    ANYONE,
+    HERE,
+    THERE,
+    Copy,
+    FakeLinks,
+    Faulty,
+    Peer,
+    Worker,
+    becomes,
+    emptied,
+    in_store,
+    lease_lost,
+    working,
+)
+from tests.support.stores import Bench, loaded
+
+QUICK = Windows(0.1, 0.5, 1.0)
+
+
+async def kept(worker: Worker) -> dict[str, tuple[Any, ...]]:
+    return in_store(await loaded(worker.store))
+
+
+async def held(worker: Worker) -> dict[str, tuple[Any, ...]]:
+    return {record.key: record.state() for record in worker.writer.engine.replica.records()}
+
+
+async def patiently(call: Callable[[], Awaitable[Any]]) -> Any:
+    """What an agent does: try again on 503. A 404 would make it register again: that is a failure here."""
+    async with asyncio.timeout(10):
+        while True:
+            try:
+                return await call()
+            except StoreUnavailable:
+                await asyncio.sleep(0.02)
+
+
+@pytest.fixture
+async def worker(region: Bench) -> AsyncIterator[Worker]:
+    async with working(await region.worker(kind=Faulty)) as made:
+        yield made
+
+
+# starts
+
+
+async def test_a_lone_worker_writes_at_once(worker: Worker) -> None:
+    assert worker.region.reasons == []
+    answer = await worker.register("a", labels=["x"])
+    assert (answer["status"], answer["status_age_s"], answer["home_registry"]) == ("online", 0, HERE)
+    assert answer["api_key"].startswith("sk-node-")
+    assert answer["version"] == str(worker.writer.position)
+    beat = await worker.beat("a", metrics={"cpu_percent": 5}, token=answer["token"])
+    assert (beat["success"], "version" in beat) == (True, False)  # nothing was written
+    assert await kept(worker) == await held(worker)
+
+
+async def test_a_restart_keeps_nodes_words_intents_keys_and_deletions(region: Bench) -> None:
+    store = await region.worker()
+    async with working(store) as first:
+        for node_id in ("plain", "leaves", "drained", "removed"):
+            await first.register(node_id)
+        key = first.directory.get("plain")
+        await first.beat("leaves", status="leaving")
+        await first.patch("drained", status="maintenance", labels_add=["spare"])
+        await first.delete("removed")
+        generation, records = first.writer.engine.replica.generation, await held(first)
+        token = (await first.beat("plain", metrics={"cpu_percent": 9}))["token"]
+        statuses = first.statuses()
+    async with working(await region.worker("w2")) as second:
+        assert second.statuses() == statuses == {"plain": "online", "leaves": "draining", "drained": "maintenance"}
+        assert second.writer.engine.replica.generation > generation
+        assert {k: v for k, v in (await held(second)).items() if k != f"r:{HERE}"} == {
+            k: v for k, v in records.items() if k != f"r:{HERE}"
+        }
+        entry = second.directory.get("plain")
+        assert entry is not None
+        assert key is not None
+        assert (entry.key_hash, entry.token) == (key.key_hash, token)
+        assert orjson.loads(entry.metrics) == {"cpu_percent": 9}
+        with pytest.raises(ApiError, match="No node removed is registered"):
+            await second.beat("removed")
+        assert (await second.beat("plain", token=token))["success"]
+        assert (await second.patch("drained", status="online"))["labels"] == ["spare"]
+
+
+async def test_a_start_after_a_kill_waits_for_the_lease_of_the_one_before(region: Bench) -> None:
+    store = await region.worker()
+    first = Worker(store)
+    await first.region.start()
+    await first.register("a")
+    await first.die()
+    began_s = time.monotonic()
+    async with working(await region.worker("w2")) as second:
+        assert second.statuses() == {"a": "online"}
+        assert time.monotonic() - began_s < 10
+        with pytest.raises(StoreUnavailable):
+            await first.register("b")
+    assert "n:b" not in await kept(first)
+
+
+async def test_a_start_whose_first_commit_fails_can_be_tried_again(region: Bench) -> None:
+    store = await region.worker(kind=Faulty)
+    worker = Worker(store, address="/nowhere")
+    store.is_down = True
+    with pytest.raises(StoreUnavailable):
+        await worker.region.start()
+    store.is_down = False
+    await worker.region.start()
+    try:
+        await worker.register("a")
+        assert await kept(worker) == await held(worker)
+    finally:
+        await worker.stop()
+
+
+# several workers
+
+
+@contextlib.asynccontextmanager
+async def two(region: Bench, **options: Any) -> AsyncIterator[tuple[Worker, Worker]]:
+    one_store = await region.worker("w1", kind=Faulty)
+    other_store = await region.worker("w2", kind=Faulty)
+    async with working(one_store, address="/one", **options) as one:
+        async with working(other_store, address="/other", **options) as other:
+            await becomes(lambda: other.region.writer_address == "/one")
+            yield one, other
+
+
+async def test_one_worker_writes_and_the_others_know_where_it_is(region: Bench) -> None:
+    async with two(region) as (one, other):
+        assert (one.region.writer_address, other.region.writer) == (None, None)
+        assert other.region.reasons == []
+        with pytest.raises(NotWriter):
+            await other.register("a")
+        await one.register("a")
+        await becomes(lambda: other.statuses() == {"a": "online"})
+        beat = await other.beat("a", metrics={"cpu_percent": 3})  # needs no writer
+        assert beat["success"]
+        await becomes(lambda: one.directory.get("a").metrics == b'{"cpu_percent":3}')  # type: ignore[union-attr]
+        for call in (
+            other.beat("a", status="leaving"), other.beat("nobody"), other.patch("a", status="draining"),
+            other.delete("a"), other.registry.seen(str(one.writer.position)),
+        ):  # fmt: skip
+            with pytest.raises(NotWriter):
+                await call
+        await one.beat("a", status="leaving")
+        await becomes(lambda: other.statuses() == {"a": "draining"})
+        await one.delete("a")
+        await becomes(lambda: other.statuses() == {})
+
+
+async def test_a_writer_that_dies_is_replaced_within_three_seconds_and_changes_nothing_any_more(region: Bench) -> None:
+    async with two(region) as (one, other):
+        await one.register("a")
+        await one.patch("a", status="maintenance")
+        generation = one.writer.engine.replica.generation
+        await one.die()
+        began_s = time.monotonic()
+        await becomes(lambda: other.region.writer is not None)
+        took_s = time.monotonic() - began_s
+        assert other.writer.engine.replica.generation > generation
+        assert other.statuses() == {"a": "maintenance"}
+        await other.register("b")
+        before = await kept(other)
+        with pytest.raises(StoreUnavailable):
+            await one.register("c")
+        with pytest.raises(StoreUnavailable):
+            await one.patch("a", status="online")
+        assert await kept(other) == before == await held(other)
+        assert took_s < 6  # 3 s are promised; the rest is room for a slow machine
+
+
+async def test_a_writer_that_stops_hands_over_at_once(region: Bench) -> None:
+    async with two(region) as (one, other):
+        await one.register("a")
+        await one.stop()
+        await becomes(lambda: other.region.writer is not None, 5)
+        await other.register("b")
+        assert await kept(other) == await held(other)
+
+
+async def test_a_deposed_writer_steps_down_and_follows(region: Bench) -> None:
+    """It stood still for longer than its lease."""
+    async with two(region) as (one, other):
+        await one.register("a")
+        campaign = one.region._campaign
+        assert campaign is not None
+        campaign.cancel()
+        await asyncio.wait({campaign})
+        await becomes(lambda: other.region.writer is not None)
+        await other.register("b")
+        with pytest.raises(StoreUnavailable):
+            await one.register("c")
+        one.region._campaign = asyncio.create_task(one.region._campaign_for_ever())
+        await becomes(lambda: one.region.writer is None and one.region.writer_address == "/other")
+        await becomes(lambda: one.statuses() == {"a": "online", "b": "online"})
+        with pytest.raises(NotWriter):
+            await one.register("c")
+        await other.stop()  # and it writes again, from what the store has
+        await becomes(lambda: one.region.writer is not None)
+        await one.register("c")
+        assert set(one.statuses()) == {"a", "b", "c"}
+        assert await kept(one) == await held(one)
+
+
+async def test_a_lost_lease_that_nobody_took_is_taken_back(worker: Worker, region: Bench) -> None:
+    await worker.register("a")
+    generation = worker.writer.engine.replica.generation
+    await lease_lost(region)
+    assert (await patiently(lambda: worker.register("b")))["node_id"] == "b"
+    assert worker.writer.engine.replica.generation == generation
+
+
+async def test_the_other_workers_hear_how_owners_stand_and_where_else_nodes_may_go(
+    region: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(region_module, "PUBLISH_S", 0.05)
+    made: list[FakeLinks] = []
+
+    def make_links(writer: Writer) -> FakeLinks:
+        made.append(FakeLinks())
+        return made[-1]
+
+    async with two(region, links=make_links) as (one, other):
+        peer = Peer(one.writer, made[0])
+        peer.connect()
+        _, effects = peer.engine.register(
+            "n:t", (await one_spec(one)), peer.now, incarnation=0, judgement=b'["online",null,null,null]'
+        )
+        peer.do(effects)
+        await becomes(lambda: "t" in other.statuses())
+        entry = other.directory.get("t")
+        assert entry is not None
+        told: list[Any] = []
+        other.region.on_registries = told.append
+        one.region.tell([{"url": "http://there.example.org", "region": "us"}])
+
+        def stands() -> bool:
+            peer.engine.measured("n:t", bytes([10, 255, 255, 255, 255, 255]), peer.now)
+            peer.tick()
+            return entry.reachable and orjson.loads(entry.metrics) == {"cpu_percent": 20}
+
+        await becomes(stands)
+        assert orjson.loads(entry.fragment() + b"}")["status_age_s"] is not None
+        await becomes(lambda: told and told[-1] == [{"url": "http://there.example.org", "region": "us"}])
+
+
+async def one_spec(worker: Worker) -> bytes:
+    """A registration's payload."""
+    await worker.register("a")
+    record = worker.writer.engine.replica.get("n:a")
+    assert record is not None
+    assert record.spec is not None
+    return record.spec.payload
+
+
+# a store that loses what it had, at run time
+
+
+@pytest.mark.parametrize("how", ["emptied", "an older copy"])
+async def test_heartbeats_never_hear_that_their_node_is_gone(worker: Worker, region: Bench, how: str) -> None:
+    copy = Copy(region)
+    for node_id in ("a", "b"):
+        await worker.register(node_id)
+    await copy.take()
+    await worker.register("c")
+    await worker.patch("a", status="draining")
+    await worker.beat("b", status="leaving")
+    before, statuses = await held(worker), worker.statuses()
+    if how == "emptied":
+        await emptied(region)
+    else:
+        await copy.restore()
+    for node_id in ("a", "b", "c"):
+        assert (await patiently(lambda node_id=node_id: worker.beat(node_id)))["success"]
+    assert worker.statuses() == statuses == {"a": "draining", "b": "draining", "c": "online"}
+    await becomes(lambda: worker.writer.available and not worker.writer._busy)
+    assert await kept(worker) == before == await held(worker)
+    assert not worker.writer.deposed.is_set()
+    await patiently(lambda: worker.register("d"))
+    assert await kept(worker) == await held(worker)
+
+
+async def test_a_store_that_was_emptied_gets_everything_back_though_nobody_asks(worker: Worker, region: Bench) -> None:
+    await worker.register("a")
+    await becomes(lambda: worker.follower._store_id is not None)
+    await emptied(region)
+    await becomes(lambda: worker.writer.alerts["store_changed"] > 0)
+    await becomes(lambda: worker.writer.available and not worker.writer._busy)
+    assert await kept(worker) == await held(worker)
+    assert worker.statuses() == {"a": "online"}
+
+
+async def test_every_worker_s_heartbeats_survive_a_store_that_was_emptied(region: Bench) -> None:
+    async with two(region) as (one, other):
+        await one.register("a")
+        await becomes(lambda: other.statuses() == {"a": "online"})
+        await emptied(region)
+
+        async def through_the_other() -> Any:
+            try:
+                return await other.beat("a")
+            except NotWriter:  # forwarded, as the gate does
+                return await one.beat("a")
+
+        assert (await patiently(through_the_other))["success"]
+        assert one.region.writer is not None or other.region.writer is not None
+        await becomes(lambda: one.statuses() == other.statuses() == {"a": "online"})
+
+
+# registrations in doubt
+
+
+@pytest.mark.parametrize("fault", ["lost", "unanswered"])
+async def test_a_registration_that_nobody_was_answered_is_taken_back(worker: Worker, fault: str) -> None:
+    assert isinstance(worker.store, Faulty)
+    worker.store.faults.append(fault)
+    with pytest.raises(StoreUnavailable):
+        await worker.register("a", ANYONE)
+    await becomes(lambda: worker.writer.available)
+    await becomes(lambda: not worker.registry._doubts.open())
+    assert worker.statuses() == {}
+    record = worker.writer.engine.replica.get(node_key("a"))
+    assert record is not None
+    assert record.deleted
+    again = await worker.register("a", ANYONE)
+    assert again["api_key"].startswith("sk-node-")
+    assert await kept(worker) == await held(worker)
+
+
+async def test_who_registers_again_before_it_is_taken_back_keeps_the_node(worker: Worker) -> None:
+    """The first key was shown to nobody: whoever asks first gets the id."""
+    assert isinstance(worker.store, Faulty)
+    worker.store.faults.append("unanswered")
+    worker.writer.on_recovered = lambda: None
+    with pytest.raises(StoreUnavailable):
+        await worker.register("a", ANYONE)
+    await becomes(lambda: worker.writer.available)
+    answer = await worker.register("a", ANYONE, labels=["mine"])
+    assert answer["api_key"].startswith("sk-node-")
+    worker.registry.recovered()
+    await becomes(lambda: worker.registry._taking_back.done())  # type: ignore[union-attr]
+    assert worker.statuses() == {"a": "online"}
+    entry = worker.directory.get("a")
+    assert entry is not None
+    assert entry.labels == {"mine"}
+
+
+async def test_a_doubt_stays_until_it_could_be_acted_on(worker: Worker) -> None:
+    assert isinstance(worker.store, Faulty)
+    worker.store.faults.append("unanswered")
+    worker.writer.on_recovered = lambda: None
+    with pytest.raises(StoreUnavailable):
+        await worker.register("a", ANYONE)
+    await becomes(lambda: worker.writer.available)
+    await worker.register("other")
+    worker.store.is_down = True
+    with pytest.raises(StoreUnavailable):
+        await worker.delete("other")
+    worker.registry.recovered()  # it was not: the store is away again
+    await becomes(lambda: worker.registry._taking_back.done())  # type: ignore[union-attr]
+    assert worker.registry._doubts.open() == ["a"]
+    worker.writer.on_recovered = worker.registry.recovered
+    worker.store.is_down = False
+    await becomes(lambda: not worker.registry._doubts.open())
+    assert "a" not in worker.statuses()
+
+
+# reads that wait for a write
+
+
+async def test_a_read_waits_for_the_write_that_it_asks_for(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    answer = await worker.register("a")
+    await worker.registry.seen(answer["version"])
+    await worker.registry.seen(None)
+    for text in ("", "x", "here:1", "here:0:1"):
+        with pytest.raises(ApiError, match="min_version") as caught:
+            await worker.registry.seen(text)
+        assert caught.value.status == 422
+    monkeypatch.setattr(service_module, "SEEN_WITHIN_S", 0.05)
+    position = worker.writer.position
+    for text in (f"{HERE}:{position.chain[1]}:{position.seq + 1}", f"{THERE}:7:1"):
+        with pytest.raises(ApiError) as caught:
+            await worker.registry.seen(text)
+        assert (caught.value.status, caught.value.code, caught.value.retry_after_s) == (503, "not_yet_visible", 1)
+
+
+# a federation's start
+
+
+class Starting:
+    """A worker that starts as a member, its clock moved by hand."""
+
+    def __init__(self, region: Bench) -> None:
+        self.region = region
+        self.clock = ManualClock(int(time.time() * 1000))
+        self.links = FakeLinks()
+
+    async def worker(self, **options: Any) -> Worker:
+        store = await self.region.worker(kind=Faulty)
+        return Worker(store, clock=self.clock, links=lambda writer: self.links, **options)
+
+
+async def refused(worker: Worker) -> str:
+    with pytest.raises(ApiError) as caught:
+        await worker.register("a")
+    return caught.value.code
+
+
+async def test_a_start_that_reaches_nobody_serves_what_it_has(region: Bench) -> None:
+    starting = Starting(region)
+    worker = await starting.worker(expects_peers=True)
+    await worker.region.start()
+    assert starting.links.started
+    assert worker.region.reasons == ["catching up with the federation"]
+    assert await refused(worker) == "catching_up"
+    starting.clock.advance(BOOTSTRAP_ALONE_S - 0.1)
+    assert await refused(worker) == "catching_up"
+    starting.clock.advance(0.1)
+    assert worker.region.reasons == []
+    await worker.register("a")
+    await worker.stop()
+    assert not starting.links.started
+
+
+async def test_a_start_waits_for_what_a_peer_has(region: Bench) -> None:
+    """Its nodes would be registered anew otherwise, over what their peers know of them."""
+    starting = Starting(region)
+    worker = await starting.worker(expects_peers=True)
+    await worker.region.start()
+    peer = Peer(worker.writer, starting.links)
+    _, effects = peer.engine.register("n:t", b"[]", peer.now, incarnation=0, judgement=b"")
+    peer.do(effects)
+    peer.connect()
+    await becomes(lambda: worker.region.reasons == [])
+    assert worker.writer.engine.caught_up
+    await worker.register("a")
+    await worker.stop()
+
+
+async def test_a_peer_that_gives_nothing_is_not_waited_for_without_end(region: Bench) -> None:
+    starting = Starting(region)
+    worker = await starting.worker(expects_peers=True)
+    await worker.region.start()
+    worker.writer.connected(THERE)
+    worker.writer.engine.links[THERE].greeted = True
+    assert worker.region.reasons != []
+    starting.clock.advance(BOOTSTRAP_ALONE_S + 1)
+    assert await refused(worker) == "catching_up"  # somebody is there
+    starting.clock.advance(BOOTSTRAP_S)
+    assert worker.region.reasons == []
+    await worker.stop()
+
+
+async def test_a_member_without_peers_in_its_roster_or_settings_waits_for_nobody(region: Bench) -> None:
+    starting = Starting(region)
+    worker = await starting.worker()
+    await worker.region.start()
+    assert worker.region.reasons == []
+    await worker.register("a")
+    await worker.stop()
+
+
+async def test_a_member_that_knows_others_from_before_waits_for_them(region: Bench) -> None:
+    starting = Starting(region)
+    first = await starting.worker()
+    await first.region.start()
+    peer = Peer(first.writer, starting.links)
+    peer.connect()
+    await becomes(lambda: f"r:{THERE}" in first.writer.engine.replica.roster)
+    await first.writer.flushed()
+    await first.stop()
+    starting.links = FakeLinks()
+    second = Worker(await region.worker("w2"), clock=starting.clock, links=lambda writer: starting.links)
+    await second.region.start()
+    assert second.region.reasons == ["catching up with the federation"]
+    assert THERE in starting.links.roster
+    await second.stop()
+
+
+# silence
+
+
+async def test_silent_nodes_are_judged_and_come_back_with_a_heartbeat(region: Bench) -> None:
+    transitions: list[tuple[str, str]] = []
+    store = await region.worker(window_ms=1_000)
+    worker = Worker(store, windows=QUICK)
+    worker.directory.on_transition = lambda change: transitions.append((change.before, change.after))
+    await worker.region.start()
+    try:
+        answer = await worker.register("a")
+        await becomes(lambda: worker.statuses() == {"a": "offline"})
+        assert transitions == [("online", "degraded"), ("degraded", "offline")]
+        assert await kept(worker) == await held(worker)
+        beat = await worker.beat("a", token=answer["token"])
+        assert (beat["status"], "version" in beat) == ("online", True)
+        assert transitions[2:] == [("offline", "online")]
+        assert orjson.loads(worker.directory.get("a").fragment() + b"}")["status_reason"] is None  # type: ignore[union-attr]
+    finally:
+        await worker.stop()
+
+
+async def test_a_node_that_another_worker_still_hears_is_not_called_offline(region: Bench) -> None:
+    """The store has its beat: the change stream only has not told us yet."""
+    worker = Worker(await region.worker(window_ms=60_000), windows=QUICK)
+    await worker.region.start()
+    try:
+        await worker.register("a")
+        await becomes(lambda: worker.statuses() == {"a": "degraded"})
+        due = 0
+
+        def overdue() -> bool:
+            nonlocal due
+            due += bool(worker.directory._overdue)
+            return due > 5
+
+        await becomes(overdue)
+        assert worker.statuses() == {"a": "degraded"}
+    finally:
+        await worker.stop()
+
+
+async def test_after_a_stall_of_ours_silence_counts_from_its_end(region: Bench) -> None:
+    clock = ManualClock(int(time.time() * 1000))
+    worker = Worker(await region.worker(), windows=QUICK, clock=clock)
+    await worker.region.start()
+    try:
+        await worker.register("a")
+        counted: list[float] = []
+        worker.directory.restart_counting = counted.append  # type: ignore[method-assign]  # to see that it is called
+        clock.advance(500)
+        await becomes(lambda: counted)
+        assert worker.statuses() == {"a": "online"}
+    finally:
+        await worker.stop()
+
+
+async def test_many_silent_nodes_are_told_of_and_not_called_offline(region: Bench) -> None:
+    worker = Worker(await region.worker(window_ms=1_000), windows=QUICK)
+    await worker.region.start()
+    try:
+        await asyncio.gather(*(worker.register(f"n{number}") for number in range(25)))
+        await becomes(lambda: worker.writer.alerts["expiry_held"] == 1)
+        assert set(worker.statuses().values()) <= {"online", "degraded"}
+        assert worker.directory.hold_left_s(worker.clock.monotonic()) is not None
+        await becomes(lambda: set(worker.statuses().values()) == {"offline"})  # the hold ends by itself
+    finally:
+        await worker.stop()
+
+
+async def test_a_fault_of_a_task_is_the_region_s_own(region: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = Worker(await region.worker())
+    await worker.region.start()
+    try:
+
+        def broken(now: Now) -> None:
+            raise RuntimeError("a fault")
+
+        monkeypatch.setattr(worker.writer.engine, "tick", broken)
+        with pytest.raises(RuntimeError, match="a fault"):
+            await asyncio.wait_for(worker.region.failed(), 5)
+    finally:
+        await worker.stop()
