@@ -8,6 +8,7 @@ a peer can fill has an end.
 import asyncio
 import ipaddress
 import logging
+import os
 import secrets
 import ssl
 import time
@@ -674,10 +675,22 @@ async def _refuse_redirects(
 
 
 def _said_by(error: Exception) -> str:
-    """Why a registry could not be dialled. Nothing that a stranger wrote is repeated at length."""
-    if isinstance(error, aiohttp.WSServerHandshakeError):
-        return f"it answered {error.status} instead of linking"
-    return f"{type(error).__name__}: {error}"[:200]
+    """Why a registry could not be dialled, in people's words. Nothing that a stranger wrote is repeated at length."""
+    match error:
+        case aiohttp.WSServerHandshakeError():
+            return f"it answered {error.status} instead of linking"
+        case aiohttp.ClientConnectorCertificateError() | aiohttp.ClientConnectorSSLError():
+            return f"TLS failed: {error.os_error if hasattr(error, 'os_error') else error}"[:200]
+        case aiohttp.ClientConnectorDNSError():
+            return f"its name {error.host} is not known here"
+        case aiohttp.ClientConnectorError():
+            cause = error.os_error
+            why = os.strerror(cause.errno) if cause.errno else str(cause)
+            return f"{error.host}:{error.port} cannot be reached: {why}"[:200]
+        case aiohttp.ServerDisconnectedError() | ConnectionError():
+            return "it hung up"
+        case _:
+            return f"{type(error).__name__}: {error}"[:200]
 
 
 def _network_of(remote: str | None) -> str:
