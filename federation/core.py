@@ -8,7 +8,7 @@ from statistics import median_low
 from federation.clock import HLC_MAX, Chain, HybridClock, Now, Vector, reaches, wall_ms_of
 from federation.config import Config
 from federation.effects import Alert, Effect, Send, Store, StoreMeta
-from federation.messages import Message
+from federation.messages import Message, Watermark
 from federation.ports import Rng
 from federation.record import Record
 from federation.replica import Replica
@@ -48,12 +48,16 @@ class Link:
     lack: Vector = field(default_factory=dict)
     lack_since_s: float = 0.0
 
+    marks_told: dict[str, tuple[int, Watermark]] = field(default_factory=dict)  # by it, as last told whole, and named
+
     # what we announced to it
     announced: Vector = field(default_factory=dict)
     announced_rest: tuple[object, ...] = ()
     announced_whole: Vector = field(default_factory=dict)
     announced_whole_s: float = float("-inf")
     marks_sent: dict[str, float] = field(default_factory=dict)
+    marks_left: set[str] = field(default_factory=set)  # owners whose marks it is left to tell us, not we it
+    marks_whole: dict[str, tuple[int, float]] = field(default_factory=dict)  # the name of each sent whole, and when
     beats_due: dict[str, None] = field(default_factory=dict)
 
 

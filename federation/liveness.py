@@ -9,16 +9,18 @@ Measurements travel beside that, lossy, and say nothing about liveness.
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from federation.clock import Now
 from federation.core import Core, Link
-from federation.messages import Beat, Beats, Watermark, Watermarks
+from federation.messages import Beat, Beats, Unchanged, Watermark, Watermarks
 from federation.record import REGISTRY_PREFIX, Record, Section
 
 BEATS_A_FRAME = 4_000
 MAX_OWNERS = 1_024  # ten times the registries planned for
 _CLOCK_DRIFT = 0.001  # far more than that of real monotonic clocks
+_NEWS_S = 0.5  # less than an interval: ways of different length make the same mark differ a little
+_WHOLE_EVERY_S = 8.0  # within the reach: one that was lost whole is not known by its name
 _NEWER_S = 0.3  # one quantum of an age on the wire, and a bit
 
 
@@ -58,12 +60,14 @@ class OwnerWord:
 class Liveness:
     """See the module. `on_measured` hears of records of which other registries' numbers came in."""
 
-    def __init__(self, core: Core) -> None:
+    def __init__(self, core: Core, now: Now) -> None:
         self._core = core
         self.on_measured: Callable[[Record], None] = lambda record: None
         self._latest: dict[str, Mark] = {}
         self._counting: dict[str, Mark] = {}  # the newest mark of each owner whose words we all hold
-        self._next_marks_s = self._next_beats_s = float("-inf")
+        # Neighbours that told at one moment would tell each other the same.
+        self._next_marks_s = now.mono_s + core.config.watermark_interval_s * core.rng.random()
+        self._next_beats_s = float("-inf")
 
     # watermarks
 
@@ -76,17 +80,31 @@ class Liveness:
         late_s = _late_s(link, message.mono_ms / 1000, now)
         link.wall_ms, link.wall_at_s = message.wall_ms, now.mono_s - late_s
         for mark in message.marks:
-            as_of_s = now.mono_s - late_s - mark.age_ms / 1000
-            if mark.owner == self._core.me or now.mono_s - as_of_s > self._core.config.eviction_s:
-                continue  # so old a mark says nothing to anybody
-            held = self._latest.get(mark.owner)
-            if held is None and not self._has_room(mark.owner):
-                continue
-            direct = mark.owner == link.peer
-            if held is None or self._replaces(held, as_of_s, now, direct=direct):
-                held = self._latest[mark.owner] = Mark(mark.generation, mark.known, as_of_s, direct)
-            if held.generation == mark.generation:  # else it knows less, or believes somebody's invention
-                link.marks_sent[mark.owner] = max(as_of_s, link.marks_sent.get(mark.owner, as_of_s))
+            if self._take(link, mark, late_s, now):
+                link.marks_told[mark.owner] = mark.name, mark
+        named = dict(link.marks_told.values())
+        if len(named) == len(link.marks_told):  # else two have one name, once in a million
+            for name, age_ms in message.unchanged:
+                if name in named:
+                    self._take(link, replace(named[name], age_ms=age_ms), late_s, now)
+
+    def _take(self, link: Link, mark: Watermark, late_s: float, now: Now) -> bool:
+        """Take in one mark; False for what says nothing, or is of an owner too many."""
+        as_of_s = now.mono_s - late_s - mark.age_ms / 1000
+        if mark.owner == self._core.me or now.mono_s - as_of_s > self._core.config.eviction_s:
+            return False  # so old a mark says nothing to anybody
+        held = self._latest.get(mark.owner)
+        if held is None and not self._has_room(mark.owner):
+            return False
+        direct = mark.owner == link.peer
+        if held is None or self._replaces(held, as_of_s, now, direct=direct):
+            held = self._latest[mark.owner] = Mark(mark.generation, mark.known, as_of_s, direct)
+        if held.generation == mark.generation:  # else it knows less, or believes somebody's invention
+            sent_s = link.marks_sent.get(mark.owner, float("-inf"))
+            link.marks_sent[mark.owner] = max(as_of_s, sent_s)
+            if as_of_s <= sent_s + _NEWS_S and self._core.me > link.peer:
+                link.marks_left.add(mark.owner)  # both told it at once: one of two is enough
+        return True
 
     def _replaces(self, held: Mark, as_of_s: float, now: Now, *, direct: bool) -> bool:
         """The newer mark counts, whatever start it is of: an invented one would shut out the owner for
@@ -115,13 +133,24 @@ class Liveness:
         self._next_marks_s = now.mono_s + self._core.config.watermark_interval_s
         own = self._own_mark()
         for link in self._core.greeted():
-            marks = [own]
-            for owner, mark in self._latest.items():
-                if self._core.needs_relay(link, owner) and mark.as_of_s > link.marks_sent.get(owner, -1e18) + 0.5:
-                    link.marks_sent[owner] = mark.as_of_s
-                    age_ms = int((now.mono_s - mark.as_of_s) * 1000)
-                    marks.append(Watermark(owner, mark.generation, mark.known, age_ms))
-            self._core.send(link, Watermarks(now.wall_ms, int(now.mono_s * 1000), tuple(marks)))
+            self._send_marks(link, own, now)
+
+    def _send_marks(self, link: Link, own: Watermark, now: Now) -> None:
+        whole, unchanged = [own], []
+        for owner, held in self._latest.items():
+            news_s = held.as_of_s - link.marks_sent.get(owner, float("-inf"))
+            patience_s = self._core.config.watermark_interval_s if owner in link.marks_left else 0.0
+            if self._core.needs_relay(link, owner) and news_s > patience_s + _NEWS_S:
+                link.marks_sent[owner] = held.as_of_s
+                link.marks_left.discard(owner)
+                mark = Watermark(owner, held.generation, held.known, int((now.mono_s - held.as_of_s) * 1000))
+                name, (told, at_s) = mark.name, link.marks_whole.get(owner, (-1, 0.0))
+                if name == told and now.mono_s - at_s < _WHOLE_EVERY_S:
+                    unchanged.append(Unchanged(name, mark.age_ms))
+                else:
+                    whole.append(mark)
+                    link.marks_whole[owner] = name, now.mono_s
+        self._core.send(link, Watermarks(now.wall_ms, int(now.mono_s * 1000), tuple(whole), tuple(unchanged)))
 
     def _own_mark(self) -> Watermark:
         replica = self._core.replica

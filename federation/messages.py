@@ -6,6 +6,7 @@ positions advance only over intervals that are complete.
 
 from dataclasses import dataclass, field
 from typing import NamedTuple
+from zlib import crc32
 
 from federation.clock import Chain, Vector
 from federation.record import Item
@@ -118,15 +119,29 @@ class Watermark:
     known: tuple[tuple[int, int], ...]
     age_ms: int
 
+    @property
+    def name(self) -> int:
+        """32 bits of all but the age, by which an Unchanged calls it."""
+        return crc32(f"{self.owner} {self.generation} {self.known}".encode())
+
+
+class Unchanged(NamedTuple):
+    """A watermark that says what it said when it was last sent whole over this link, by its name."""
+
+    name: int
+    age_ms: int
+
 
 @dataclass(frozen=True, slots=True)
 class Watermarks:
-    """The sender's own watermark, and those that the receiver seems not to get from elsewhere.
+    """The sender's own watermark, and those that the receiver seems not to get from elsewhere: whole when
+    they changed, and now and then, else as `unchanged`.
     `mono_ms` tells by its differences how long the message was under way longer than others."""
 
     wall_ms: int
     mono_ms: int
     marks: tuple[Watermark, ...]
+    unchanged: tuple[Unchanged, ...] = ()
 
 
 class Beat(NamedTuple):

@@ -34,6 +34,7 @@ from federation.messages import (
     Push,
     Repair,
     Segment,
+    Unchanged,
     Want,
     Watermark,
     Watermarks,
@@ -50,6 +51,7 @@ MAX_BEATS = 2**14  # four times what a sender puts in a frame
 MAX_SEGMENTS = 2**12  # one a chain that had news while a frame was in flight
 MAX_HOPS = 2**10  # a line of all the registries planned for, ten times
 MAX_REGISTRIES = 2**12  # well over the roster planned for
+MAX_NAME = 2**32 - 1  # a CRC-32
 MAX_AGE_MS = 2**42  # 139 years: no clock that only moves forward has run so long
 AGE_STEP_MS = 250  # finer than anything that an age of measurements is used for
 
@@ -245,6 +247,9 @@ def _put_watermarks(writer: Writer, message: Watermarks) -> None:
         for generation, seq in mark.known:
             writer.signed(generation - mark.generation)
             writer.number(seq)
+    writer.number(len(message.unchanged), MAX_REGISTRIES)
+    writer.column([name for name, _ in message.unchanged], MAX_NAME)
+    writer.column([age_ms for _, age_ms in message.unchanged], MAX_AGE_MS)
 
 
 def _get_watermarks(reader: Reader) -> Watermarks:
@@ -254,7 +259,9 @@ def _get_watermarks(reader: Reader) -> Watermarks:
     for _ in range(reader.count(MAX_REGISTRIES, least_size=5)):
         marks.append(_get_mark(reader, room))
         room -= len(marks[-1].known)
-    return Watermarks(wall_ms, mono_ms, tuple(marks))
+    count = reader.count(MAX_REGISTRIES)
+    names, ages_ms = reader.column(count, MAX_NAME), reader.column(count, MAX_AGE_MS)
+    return Watermarks(wall_ms, mono_ms, tuple(marks), tuple(map(Unchanged, names, ages_ms)))
 
 
 def _get_mark(reader: Reader, most_known: int) -> Watermark:

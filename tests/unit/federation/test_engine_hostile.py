@@ -32,6 +32,7 @@ from federation.messages import (
     Push,
     Repair,
     Segment,
+    Unchanged,
     Want,
     Watermark,
     Watermarks,
@@ -101,6 +102,7 @@ def segments(draw: st.DrawFn) -> Segment:
 MARKS = st.builds(Watermark, ORIGINS, GENERATIONS, few(st.tuples(GENERATIONS, NUMBERS)), AGES)
 
 
+UNCHANGED = MARKS.map(lambda mark: Unchanged(mark.name, mark.age_ms))
 MESSAGE_IDS = st.sampled_from([0, 0, 0, 1, -1])
 """Of a pull or a walk: relative to the newest that the peer was asked for."""
 
@@ -115,7 +117,7 @@ SAID: list[st.SearchStrategy[Any]] = [
     st.builds(Graft, few(ORIGINS)),
     st.builds(Pull, NUMBERS, VECTORS),
     st.builds(Drain, NUMBERS, MESSAGE_IDS, st.integers(0, 2), few(ITEMS), st.none() | VECTORS),
-    st.builds(Watermarks, MILLISECONDS, MILLISECONDS, few(MARKS)),
+    st.builds(Watermarks, MILLISECONDS, MILLISECONDS, few(MARKS), few(UNCHANGED)),
     st.builds(Beats, CHAINS, few(st.builds(Beat, NUMBERS, AGES, PAYLOADS))),
     st.builds(DigestRequest, MESSAGE_IDS, few(st.integers(0, GROUPS - 1)), few(st.integers(0, BUCKETS - 1))),
     st.builds(

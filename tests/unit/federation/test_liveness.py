@@ -4,9 +4,10 @@ import pytest
 
 from federation import liveness as liveness_module
 from federation.clock import Now
+from federation.effects import Send
 from federation.engine import Engine
 from federation.liveness import Standing
-from federation.messages import Beat, Beats, Entry, Hello, Message, Push, Segment, Watermark, Watermarks
+from federation.messages import Beat, Beats, Entry, Hello, Message, Push, Segment, Unchanged, Watermark, Watermarks
 from federation.record import Item, Section, SectionKind
 from tests.support.fabric import Fabric
 
@@ -204,6 +205,14 @@ def test_how_old_a_mark_is(eu: Engine, at_s: float, sent_s: float, age_ms: int, 
     assert eu.reachable("us", Now(at_s, 0)) is reachable
 
 
+def test_a_mark_that_waited_in_a_buffer_is_as_old_as_that() -> None:
+    fabric, (eu, _) = fabric_of("eu", "us")
+    fabric.link("eu", "us")
+    fabric.run(3)
+    heard(eu, Watermark("us", own_start(eu), (), 0), at_s=100.0, sent_s=88.0)
+    assert not eu.reachable("us", Now(100.0, 0))
+
+
 def test_an_older_mark_takes_nothing_back(eu: Engine) -> None:
     heard(eu, Watermark("us", own_start(eu), (), 0), at_s=100.0)
     heard(eu, Watermark("us", own_start(eu), (), 50_000), at_s=101.0)
@@ -215,6 +224,92 @@ def test_a_mark_of_a_start_that_is_over_says_nothing(eu: Engine) -> None:
     heard(eu, Watermark("us", own_start(eu) - 1, (), 0), at_s=100.0)
     assert eu.links["us"].wall_ms == clock != 0, "nor does its clock"
     assert not eu.reachable("us", Now(100.0, 0))
+
+
+# Relayed marks that say what they said go by their names
+
+
+def relay() -> Engine:
+    """A registry that "us" and "as" have greeted."""
+    engine = Fabric().add("eu")
+    for peer in ("us", "as"):
+        engine.connected(peer, Now(99.0, 0))
+        engine.receive(peer, Hello(peer, 1, {}, {}, 0, (), 0), Now(99.0, 0))
+    return engine
+
+
+def told(engine: Engine, mark: Watermark, at_s: float) -> Watermarks:
+    """What "us" is told when "as" has told us a mark."""
+    engine.receive("as", Watermarks(0, int(at_s * 1000), (Watermark("as", 1, (), 0), mark)), Now(at_s, 0))
+    (message,) = [
+        e.message
+        for e in engine.tick(Now(at_s, 0))
+        if isinstance(e, Send) and e.peer == "us" and isinstance(e.message, Watermarks)
+    ]
+    return message
+
+
+def test_a_relayed_mark_is_told_whole_when_it_changed_and_now_and_then() -> None:
+    engine = relay()
+    first = told(engine, relayed(5), 100.0)
+    assert [mark.owner for mark in first.marks] == ["eu", "as", "xx"]
+    second = told(engine, relayed(5, age_ms=30), 101.0)
+    assert [mark.owner for mark in second.marks] == ["eu"], "its own is always whole"
+    assert second.unchanged == (
+        Unchanged(Watermark("as", 1, (), 0).name, 0),
+        Unchanged(relayed(5).name, 30),
+    )
+    assert relayed(6) in told(engine, relayed(6), 102.0).marks
+    again = [told(engine, relayed(6), 103.0 + second) for second in range(16)]
+    assert [relayed(6) in message.marks for message in again] == ([False] * 7 + [True]) * 2
+
+
+def test_of_two_that_tell_each_other_the_same_at_once_the_first_by_name_goes_on() -> None:
+    engine = relay()
+    told(engine, relayed(5), 100.0)
+    for peer in ("us", "as"):
+        assert "xx" not in engine.links[peer].marks_left
+    both = (Watermark("us", 1, (), 0), relayed(5))
+    engine.receive("us", Watermarks(0, 100_000, both), Now(100.0, 0))
+    assert engine.links["us"].marks_left == set(), "eu goes on"
+    engine.links["us"].marks_left.add("xx")
+    assert relayed(5).name not in {name for name, _ in told(engine, relayed(5), 101.0).unchanged}
+    assert relayed(5).name in {name for name, _ in told(engine, relayed(5), 102.0).unchanged}, "it has stopped"
+    assert engine.links["us"].marks_left == set()
+
+
+def test_the_second_by_name_leaves_it_to_the_first() -> None:
+    engine = relay()
+    engine.receive("us", Watermarks(0, 100_000, (Watermark("us", 1, (), 0), relayed(5))), Now(100.0, 0))
+    engine.tick(Now(100.0, 0))
+    engine.receive("as", Watermarks(0, 100_000, (Watermark("as", 1, (), 0), relayed(5))), Now(100.0, 0))
+    assert engine.links["as"].marks_left == {"xx"}
+
+
+def named(engine: Engine, *marks: Unchanged, at_s: float) -> None:
+    own = Watermark("us", own_start(engine), (), 0)
+    engine.receive("us", Watermarks(0, int(at_s * 1000), (own,), marks), Now(at_s, 0))
+
+
+def test_a_mark_is_known_by_its_name_only_as_it_was_told_last_over_that_link(eu: Engine) -> None:
+    own = Watermark("us", own_start(eu), (), 0)
+    named(eu, Unchanged(relayed(5).name, 0), at_s=100.0)
+    assert not eu.reachable("xx", Now(100.0, 0)), "it was never told"
+    heard(eu, own, relayed(5), at_s=101.0)
+    named(eu, Unchanged(relayed(5).name, 500), at_s=111.0)
+    assert eu._liveness._latest["xx"] == liveness_module.Mark(5, ((5, 0),), 110.5)
+    heard(eu, own, relayed(6), at_s=112.0)
+    named(eu, Unchanged(relayed(5).name, 0), at_s=130.0)
+    assert not eu.reachable("xx", Now(130.0, 0)), "it changed since"
+
+
+def test_of_two_marks_of_one_name_neither_is_known_by_it(eu: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Watermark, "name", 7)
+    own, other = Watermark("us", own_start(eu), (), 0), Watermark("yy", 1, (), 0)
+    heard(eu, own, relayed(5), other, at_s=100.0)
+    named(eu, Unchanged(7, 0), at_s=120.0)
+    assert not eu.reachable("xx", Now(120.0, 0))
+    assert not eu.reachable("yy", Now(120.0, 0))
 
 
 INVENTED = 2**60

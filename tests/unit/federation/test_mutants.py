@@ -9,7 +9,8 @@ from federation.clock import HybridClock
 from federation.core import Core
 from federation.drains import Drains
 from federation.replica import Replica
-from tests.unit.federation import test_drains, test_lost_store, test_wrong_clock
+from federation.streams import Streams
+from tests.unit.federation import test_drains, test_liveness, test_lost_store, test_streams, test_wrong_clock
 
 Patch = pytest.MonkeyPatch
 
@@ -44,9 +45,23 @@ def _lost_words_are_not_said_again(patch: Patch) -> None:
     patch.setattr(Replica, "vouches_for", lambda self, section: True)
 
 
+def _ages_stand_still(patch: Patch) -> None:
+    patch.setattr("federation.liveness._late_s", lambda link, sent_s, now: 0.0)
+
+
+def _the_last_feeder_is_asked_to_stop(patch: Patch) -> None:
+    def shorter(self: Streams, link: Any, segment: Any) -> bool:
+        feeder, hops = self._fed_by.get(segment.chain, ("", 0))
+        return feeder != link.peer and segment.chain[0] != link.peer and hops <= segment.hops
+
+    patch.setattr(Streams, "_comes_shorter", shorter)
+
+
 @pytest.mark.parametrize(
     ("mutate", "test"),
     [
+        (_ages_stand_still, test_liveness.test_a_mark_that_waited_in_a_buffer_is_as_old_as_that),
+        (_the_last_feeder_is_asked_to_stop, test_streams.test_nor_is_the_only_one_that_was_not_asked_yet),
         (_replacements_are_forgotten, test_drains.test_what_is_replaced_under_way_travels_as_its_replacement),
         (_broken_drains_are_believed, test_drains.test_a_missing_chunk_makes_the_claim_void_and_it_is_asked_for_again),
         (_a_wrong_clock_is_minted_from, test_wrong_clock.test_with_two_peers_it_mints_from_their_median),

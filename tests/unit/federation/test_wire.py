@@ -3,6 +3,7 @@
 import json
 import random
 from typing import Any, get_args
+from zlib import crc32
 
 import pytest
 from hypothesis import example, given, settings
@@ -28,6 +29,7 @@ from federation.messages import (
     Push,
     Repair,
     Segment,
+    Unchanged,
     Want,
     Watermark,
     Watermarks,
@@ -39,6 +41,7 @@ from federation.wire import (
     MAX_FRAME_SIZE,
     MAX_HOPS,
     MAX_METRICS_SIZE,
+    MAX_NAME,
     Fault,
     WireError,
     decode,
@@ -103,6 +106,7 @@ def segments(draw: st.DrawFn) -> Segment:
 
 
 MARKS = st.builds(Watermark, ORIGINS, numbers(), tuples_of(st.tuples(numbers(), numbers())), numbers(MAX_AGE_MS))
+UNCHANGED = st.builds(Unchanged, numbers(MAX_NAME), numbers(MAX_AGE_MS))
 QUANTISED = numbers(MAX_AGE_MS // AGE_STEP_MS).map(lambda steps: steps * AGE_STEP_MS)
 BEATS = tuples_of(st.builds(Beat, numbers(), QUANTISED, st.binary(max_size=MAX_METRICS_SIZE)), 6) | tuples_of(
     st.builds(Beat, numbers(), QUANTISED, st.binary(min_size=6, max_size=6)), 6
@@ -119,7 +123,7 @@ BY_TYPE: dict[type, st.SearchStrategy[Any]] = {
     Ack: st.builds(Ack, numbers()),
     Pull: st.builds(Pull, numbers(), VECTORS),
     Drain: st.builds(Drain, numbers(), numbers(), numbers(), tuples_of(items()), st.none() | VECTORS),
-    Watermarks: st.builds(Watermarks, SIGNED, SIGNED, tuples_of(MARKS)),
+    Watermarks: st.builds(Watermarks, SIGNED, SIGNED, tuples_of(MARKS), tuples_of(UNCHANGED)),
     Beats: st.builds(Beats, CHAINS, BEATS.map(sorted).map(tuple)),
     DigestRequest: st.builds(DigestRequest, numbers(), tuples_of(numbers(63)), tuples_of(numbers(4095), 70)),
     DigestSums: st.builds(
@@ -226,7 +230,10 @@ PINNED: dict[str, tuple[Message, str]] = {
         "da0105 01 02 0161 02 0162 01 06 09 01 0600 c801 8d03 01 00c9",
     ),
     "announce": (Announce({("a", 1): 2}, {}, 3, ("b",)), "da0102 0101610101 02 00 03 01 0162"),
-    "watermarks": (Watermarks(-1, 3, (Watermark("a", 9, ((8, 5),), 700),)), "da0107 01 06 01 0161 09 bc05 01 01 05"),
+    "watermarks": (
+        Watermarks(-1, 3, (Watermark("a", 9, ((8, 5),), 700),), (Unchanged(2**32 - 1, 9), Unchanged(0, 8))),
+        "da0107 01 06 01 0161 09 bc05 01 01 05 02 00 04 ff00 ff00 ff00 ff00 08 01 0100",
+    ),
     "beats": (
         Beats(("a", 1), (Beat(5, 250, b"xy"), Beat(7, 500, b"zw"))),
         "da0108 0161 01 02 05 04 00 01 01 00 01 02 00 787a7977",
@@ -273,6 +280,8 @@ def test_a_watermark_is_short() -> None:
     mark = Watermark("eu-west-1", GENERATION, ((GENERATION, 250_000),), 730)
     one, two = (len(encode(Watermarks(GENERATION, 0, (mark,) * count))) for count in (1, 2))
     assert two - one <= 24
+    many = tuple(Unchanged(crc32(b"%d" % number), 17 * number) for number in range(100))
+    assert len(encode(Watermarks(GENERATION, 0, (mark,), many))) - one <= 7 * 100
 
 
 def test_an_announcement_of_one_chain_is_short() -> None:

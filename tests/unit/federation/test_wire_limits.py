@@ -95,6 +95,9 @@ REFUSED: dict[str, tuple[bytes, Fault]] = {
     ),
     "a watermark of a generation below 0": (framed(Watermarks, b"\0\0\x01" + A + b"\0\0\x01\x01\0"), Fault.NUMBER),
     "a watermark older than any": (framed(Watermarks, b"\0\0\x01" + A + b"\0" + HUGE + b"\0"), Fault.NUMBER),
+    "more unchanged marks than registries": (framed(Watermarks, b"\0\0\0" + varints(MAX_REGISTRIES + 1)), Fault.COUNT),
+    "a mark's name past 32 bits": (framed(Watermarks, b"\0\0\0\x01" + varints(2**32) + b"\0\0\0"), Fault.NUMBER),
+    "an unchanged mark older than any": (framed(Watermarks, b"\0\0\0\x01\0\0" + HUGE + b"\0"), Fault.NUMBER),
     "more beats than the limit": (framed(Beats, A + b"\0" + varints(MAX_BEATS + 1)), Fault.COUNT),
     "beats before position 0": (framed(Beats, A + b"\0\x02\x01\x03\0\0\0\0\0"), Fault.NUMBER),
     "beats past the last position": (
