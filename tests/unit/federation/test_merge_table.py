@@ -311,6 +311,14 @@ def test_the_table(case: str) -> None:
         assert joined(order).state() == expected, f"in any order: {why}"
 
 
+def test_in_one_epoch_of_two_owners_the_origin_decides_before_the_later_word() -> None:
+    """Nobody mints that; a peer can. The order of a section's fields is the law."""
+    later = State(1, 0)._replace(judgement=section(5, "a", 9))
+    greater = State(1, 0)._replace(judgement=section(5, "b", 1))
+    for order in permutations(later.items() + greater.items()):
+        assert joined(order).state() == joined(greater.items()).state()
+
+
 def test_every_kind_of_section_meets_every_other() -> None:
     relations = ("older", "equal", "newer", "other life", "other incarnation")
     cells = {(kind, relation) for kind in SectionKind for relation in relations}

@@ -78,6 +78,13 @@ def test_a_restored_log_is_whole_from_its_position_on(origin: str) -> None:
     assert again.log((origin, 1)).whole_after == 2, "what the store had of it before may have been replaced"
 
 
+def test_a_log_that_begins_later_is_whole_from_there() -> None:
+    """A walk made the position without a single record of the chain: what was before stands elsewhere, or is gone."""
+    replica = Replica("z")
+    replica.vector = {("a", 1): 2}
+    assert replica.log(("a", 1)).whole_after == 2
+
+
 # A generation a start
 
 
