@@ -297,7 +297,9 @@ class Engine:
         link.floor, link.life_floor = dict(hello.floor), hello.life_floor
         link.direct = frozenset(hello.direct)
         link.wall_ms, link.wall_at_s = hello.wall_ms, now.mono_s
-        link.greeted, link.generation = True, hello.generation
+        known, link.greeted, link.generation = link.greeted, True, hello.generation
+        if not known:
+            self._liveness.greeted(link, now)
         self._streams.greeted(link)
         self._drains.greeted(link, now)
 

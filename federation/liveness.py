@@ -135,6 +135,10 @@ class Liveness:
         for link in self._core.greeted():
             self._send_marks(link, own, now)
 
+    def greeted(self, link: Link, now: Now) -> None:
+        """A new link: until the next round its nodes there would seem to be nobody's."""
+        self._send_marks(link, self._own_mark(), now)
+
     def _send_marks(self, link: Link, own: Watermark, now: Now) -> None:
         whole, unchanged = [own], []
         for owner, held in self._latest.items():
@@ -238,7 +242,8 @@ class Liveness:
         for key in due:
             record = self._core.replica.get(key)
             judgement = record.judgement if record is not None and record.exists else None
-            if record is not None and judgement is not None:
+            # One that was collected and registered again has measured nothing yet.
+            if record is not None and judgement is not None and record.metrics_at_s > float("-inf"):
                 age_ms = int(max(0.0, now.mono_s - record.metrics_at_s) * 1000)
                 beat = Beat(judgement.seq, age_ms, record.metrics)
                 by_chain.setdefault((judgement.origin, judgement.generation), []).append(beat)

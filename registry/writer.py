@@ -138,13 +138,20 @@ class Writer:
         while True:
             if self._flusher is not None and self._flusher.done():
                 self._flusher.result()  # a fault of ours ends us
-            self.perform(self.engine.tick(self.now))
-            self._hear_owners()
-            self._tell_roster()
-            if self._beats and self.on_beats is not None:
-                beats, self._beats = self._beats, []
-                self.on_beats(beats)
+            try:
+                self._tick()
+            except Exception:  # a fault of ours in one part of what time brings: the others go on
+                event("tick_failed", logging.ERROR, exc_info=True)
+                self.alert("tick_failed", "a fault of ours; the log has its trace")
             await asyncio.sleep(TICK_S)
+
+    def _tick(self) -> None:
+        self.perform(self.engine.tick(self.now))
+        self._hear_owners()
+        self._tell_roster()
+        if self._beats and self.on_beats is not None:
+            beats, self._beats = self._beats, []
+            self.on_beats(beats)
 
     def connected(self, peer: str) -> None:
         """A link is up (federation/links.py calls these)."""

@@ -51,7 +51,8 @@ def test_a_link_begins_with_a_hello_from_both_sides() -> None:
     (ours,) = sent(engine.connected("p", now()))
     assert isinstance(ours, Hello)
     assert (ours.registry_id, ours.generation, ours.vector) == ("me", *engine.replica.meta()[:2])
-    (pull,) = sent(engine.receive("p", hello(vector={("p", 7): 3}), now()))
+    mark, pull = sent(engine.receive("p", hello(vector={("p", 7): 3}), now()))
+    assert isinstance(mark, Watermarks), "whose nodes it has, it vouches for at once"
     assert isinstance(pull, Pull), "what it has and we lack is asked for at once"
     assert engine.links["p"].greeted
 

@@ -402,6 +402,20 @@ def test_measurements_older_than_any_use_are_not_taken_in_nor_relayed() -> None:
     assert record.metrics == b""
 
 
+def test_what_was_measured_of_a_node_that_was_registered_anew_is_not_told() -> None:
+    """It was due, and its record was collected and made again: of that one nothing was measured yet."""
+    fabric, (eu, _) = fabric_of("eu", "us")
+    fabric.mesh()
+    beat(fabric, "eu", register=True)
+    fabric.run(5)
+    beat(fabric, "eu")
+    record = eu.replica.get(NODE)
+    assert record is not None
+    eu.measured(NODE, b"other", fabric.now())
+    record.metrics_at_s = float("-inf")
+    fabric.run(5)
+
+
 def test_measurements_that_say_nothing_new_do_not_travel() -> None:
     fabric, _ = fabric_of("eu", "us")
     fabric.mesh()
