@@ -11,7 +11,7 @@ Measurements travel beside that, lossy, and say nothing about liveness.
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
-from federation.clock import Now
+from federation.clock import MAX_CHAINS, Now
 from federation.core import Core, Link
 from federation.messages import Beat, Beats, Unchanged, Watermark, Watermarks
 from federation.record import REGISTRY_PREFIX, Record, Section
@@ -97,6 +97,8 @@ class Liveness:
         if held is None and not self._has_room(mark.owner):
             return False
         direct = mark.owner == link.peer
+        if not direct and len(mark.known) > self._room_for(mark.owner):
+            return False
         if held is None or self._replaces(held, as_of_s, now, direct=direct):
             held = self._latest[mark.owner] = Mark(mark.generation, mark.known, as_of_s, direct)
         if held.generation == mark.generation:  # else it knows less, or believes somebody's invention
@@ -115,6 +117,11 @@ class Liveness:
     def _has_room(self, owner: str) -> bool:
         """Owners that are not in the roster (yet) are kept up to a number: a peer can invent any."""
         return len(self._latest) < MAX_OWNERS or REGISTRY_PREFIX + owner in self._core.replica.roster
+
+    def _room_for(self, owner: str) -> int:
+        """How many starts a mark that was passed on may know. All chains that there are have room; what a relay
+        invents has an end."""
+        return MAX_CHAINS - sum(len(mark.known) for other, mark in self._latest.items() if other != owner)
 
     def settle(self) -> None:
         """Let marks count whose words have all arrived."""

@@ -372,6 +372,17 @@ def first_push_of(engine: Engine, name: str) -> Push:
     return Push(1, (Segment((name, 1), 0, 1, (Entry(1, item),)),))
 
 
+def test_starts_that_a_relay_invents_take_no_room_of_who_is_heard(eu: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(liveness_module, "MAX_CHAINS", 10)
+    many = tuple((generation, 1) for generation in range(8))
+    first = Watermark("us", own_start(eu), many, 0)
+    heard(eu, first, *(Watermark(f"x{number}", 9, many, 0) for number in range(5)), at_s=100.0)
+    assert list(eu._liveness.owners()) == ["us"]
+    heard(eu, first, Watermark("x", 9, many[:2], 0), at_s=101.0)
+    assert list(eu._liveness.owners()) == ["us", "x"]
+    assert eu.reachable("us", Now(101.0, 0))
+
+
 # Measurements
 
 
