@@ -217,7 +217,8 @@ async def guarded(call: Awaitable[Any]) -> Any:
     """The call's answer. Raises StoreUnavailable for what goes wrong with the server or on the way to it."""
     try:
         return await call
-    except (redis_errors.RedisError, OSError, TimeoutError) as error:
+    except (redis_errors.RedisError, OSError, TimeoutError, RuntimeError) as error:
+        # RuntimeError is how uvloop says that a connection was closed before something was sent.
         raise unavailable(error) from None
 
 
