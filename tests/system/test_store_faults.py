@@ -132,12 +132,13 @@ async def works_again(admin: aiohttp.ClientSession) -> None:
 async def test_a_registration_whose_answer_was_lost_does_not_lose_the_id(
     rig: Rig, admin: aiohttp.ClientSession, anyone: aiohttp.ClientSession
 ) -> None:
-    """The store took both, the registry could not know. One comes again, the other never does."""
+    """The store took both, the registry could not know. Whether they come again or not, the ids are free."""
     for node_id in ("comes-again", "never-again"):
-        rig.proxy.lose_answer_to(b"EVALSHA")
+        rig.proxy.lose_answer_to(node_id.encode())
         await refused(anyone, "POST", f"{NODES}/register", json={"node_id": node_id})
         assert node_id in rig.store.records()
-    node = await done(anyone, "POST", f"{NODES}/register", json={"node_id": "comes-again"})
+        await registered(admin, "another")  # writes are taken again
+    node = await registered(anyone, "comes-again")
     assert node["api_key"].startswith("sk-node-")
     await until(lambda: agrees(rig, admin, lacking="never-again"))
     async with session(rig.registry.url, node["api_key"]) as owner:
@@ -148,9 +149,10 @@ async def test_a_registration_whose_answer_was_lost_does_not_lose_the_id(
 async def test_a_change_whose_answer_was_lost_shows_as_the_store_has_it(rig: Rig, admin: aiohttp.ClientSession) -> None:
     for node_id in ("moved", "gone"):
         await done(admin, "POST", f"{NODES}/register", json={"node_id": node_id})
-    rig.proxy.lose_answer_to(b"EVALSHA")
+    rig.proxy.lose_answer_to(b"n:moved")
     await refused(admin, "PATCH", f"{NODES}/moved", json={"labels_add": ["new"]})
-    rig.proxy.lose_answer_to(b"EVALSHA")
+    await registered(admin, "another")
+    rig.proxy.lose_answer_to(b"n:gone")
     await refused(admin, "DELETE", f"{NODES}/gone")
     await until(lambda: agrees(rig, admin, lacking="gone"))
     assert "new" in (await done(admin, "GET", f"{NODES}/moved"))["labels"]
@@ -190,7 +192,7 @@ async def test_an_outage_is_nobodys_silence(tmp_path: Path) -> None:
             assert "to=" not in await exposed(admin, "dagi_registry_node_transitions_total")
 
 
-async def test_an_emptied_store_is_noticed_and_its_nodes_come_back(tmp_path: Path) -> None:
+async def test_an_emptied_store_gets_everything_back_and_no_heartbeat_hears_of_it(tmp_path: Path) -> None:
     own_key = {"REGISTRY_ADMIN_KEY": None}  # made at the first start, known to the store alone
     with valkey(tmp_path / "store") as store:
         flags = ("--redis-url", store.url)
@@ -201,19 +203,48 @@ async def test_an_emptied_store_is_noticed_and_its_nodes_come_back(tmp_path: Pat
                 for node_id in ("alive", "silent"):
                     node = await done(anyone, "POST", f"{NODES}/register", json={"node_id": node_id})
                     keys[node_id] = node["api_key"]
+                await done(admin, "PATCH", f"{NODES}/silent", json={"status": "maintenance"})
+                before = await statuses(admin)
                 store.ask("FLUSHALL")
-                await until(lambda: holds(admin, 0))
                 async with session(registry.url, keys["alive"]) as owner:
-                    async with owner.post(f"{NODES}/heartbeat", json={"node_id": "alive"}) as answer:
-                        assert answer.status == 404
-                    await done(owner, "POST", f"{NODES}/register", json={"node_id": "alive"})
-                    await done(owner, "POST", f"{NODES}/heartbeat", json={"node_id": "alive"})
-                assert [n["node_id"] for n in await listed(admin)] == ["alive"]
-            assert "store_replaced" in registry.output()
+                    heard = set()
+
+                    async def beats() -> bool:
+                        async with owner.post(f"{NODES}/heartbeat", json={"node_id": "alive"}) as answer:
+                            heard.add(answer.status)
+                            return answer.status == 200 and store.records() == {"alive", "silent"}
+
+                    await until(beats)
+                    assert heard <= {200, 503}
+                assert await statuses(admin) == before == {"alive": "online", "silent": "maintenance"}
+                await until(lambda: ready(admin))
+                await until(lambda: said(registry, "store_replaced"))
         with running(tmp_path / "data", *flags, env=own_key) as again:
             async with session(again.url, admin_key) as admin:
-                assert [n["node_id"] for n in await listed(admin)] == ["alive"]
+                assert await statuses(admin) == before
             assert again.output().count("shown only now") == 1
+
+
+async def said(registry: Process, words: str) -> bool:
+    return words in registry.output()
+
+
+async def statuses(client: aiohttp.ClientSession) -> dict[str, str]:
+    return {node["node_id"]: node["status"] for node in await listed(client)}
+
+
+async def registered(client: aiohttp.ClientSession, node_id: str) -> Any:
+    """The answer to a registration, which may have to wait for the store."""
+    found: list[Any] = []
+
+    async def taken() -> bool:
+        async with client.post(f"{NODES}/register", json={"node_id": node_id}) as answer:
+            assert answer.status in (200, 503), await answer.text()
+            found.append(await answer.json())
+            return answer.status == 200
+
+    await until(taken)
+    return found[-1]
 
 
 async def done(client: aiohttp.ClientSession, method: str, path: str, **options: Any) -> Any:
