@@ -1,6 +1,7 @@
 """Those whom registries serve: agents that heartbeat and look for another registry when one fails, and operators."""
 
 import asyncio
+import base64
 import contextlib
 import random
 from collections import Counter, deque
@@ -65,6 +66,7 @@ class Agent:
         self.registrations: list[Registration] = []  # all that may have been taken
         self.former_ids: list[str] = []
         self.acks: deque[Ack] = deque()
+        self.settled_s = 0.0  # since when nobody else has heard it than who did last
         self.stopped_s: float | None = None
         self.roams = True
         self._sites = list(sites)
@@ -91,6 +93,13 @@ class Agent:
         last = next((index for index in reversed(range(len(made))) if made[index].holds), 0)
         late = [each for each in made[:last] if not each.holds and each.sent_s > made[last].sent_s - LATE_S]
         return made[last:] + late
+
+    def history(self) -> str:
+        """For people: who took its last requests, and what it carries."""
+        acks = " ".join(f"{ack.site}:{ack.sent_s:.2f}-{ack.answered_s:.2f}" for ack in self.acks)
+        token = base64.urlsafe_b64decode(f"{self.token}===").decode() if self.token else "none"
+        made = "; ".join(map(str, self.registrations[-4:]))
+        return f"{self} goes to {self.site}, carries (life.incarnation.epoch) {token}, was taken {acks}; {made}"
 
     async def run(self) -> None:
         """Until it is stopped."""
@@ -170,7 +179,9 @@ class Agent:
         now_s = self._timeline.now_s
         self._counts["heartbeats"] += 1
         if answer.body["status"] == "offline":
-            raise Violation(f"no live node is shown offline: {self.site} answers {self.node_id} so")
+            raise Violation(f"no live node is shown offline: {self.site} answers {self} so", self.node_id)
+        if not self.acks or self.acks[-1].site is not self.site:
+            self.settled_s = now_s
         self.acks.append(Ack(sent_s, now_s, self.site))
         while self.acks[0].sent_s < now_s - REMEMBERED_S:
             self.acks.popleft()
@@ -185,7 +196,7 @@ class Agent:
             self._move()
 
     def _refused(self, action: str, answer: Answer) -> None:
-        raise Violation(f"keys work everywhere: {self.site} answers {self.node_id}'s {action} {answer}")
+        raise Violation(f"keys work everywhere: {self.site} answers {self}'s {action} {answer}", self.node_id)
 
     def _move(self) -> None:
         self._at = (self._at + 1) % len(self._sites)

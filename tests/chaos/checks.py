@@ -2,13 +2,14 @@
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
 from tests.chaos.callers import NODES, Agent
 from tests.chaos.client import Unanswered
 from tests.chaos.ledger import Ledger
-from tests.chaos.site import OFFLINE_S, Site, listed
+from tests.chaos.site import OFFLINE_S, Hearing, Site, listed
 from tests.chaos.timeline import Timeline, Violation
 
 LOOK_S = 0.4
@@ -18,6 +19,7 @@ GAP_S = OFFLINE_S - 2.0  # whoever never was silent for so long cannot be called
 SPAN_S = 8.0
 LAG_S = 3.0
 OLD_MARK_S = 2.5
+NOTICED_S = 1.5  # how late one look notices that a registry has died
 
 Nodes = Mapping[str, dict[str, Any]]
 
@@ -49,7 +51,7 @@ class Watch:
                     if site.listening and site.epoch == epoch:
                         self._look(nodes, peers, asked_s)
             else:
-                site.hears_since_s.clear()
+                site.hears.clear()
             await asyncio.sleep(LOOK_S)
 
     async def _federation(self) -> dict[str, dict[str, Any]]:
@@ -60,19 +62,22 @@ class Watch:
 
     def _look(self, nodes: Nodes, peers: Nodes, asked_s: float) -> None:
         self.looks += 1
-        hears = self._site.hears_since_s
         for other in self._others:
-            peer = peers.get(other.name, {})
-            lag_s = peer.get("lag_s")
-            if not other.dead and (peer.get("state") != "up" or lag_s is None or lag_s > OLD_MARK_S):
-                hears.pop(other.name, None)  # of the dead we remember how it was when they died
-            elif not other.dead:
-                hears.setdefault(other.name, asked_s)
+            self._note_hearing(other, peers.get(other.name, {}), asked_s)
         for agent in self._agents:
             node = nodes.get(agent.node_id)
             if node is not None and node["status"] == "offline":
                 self._is_justified(agent, asked_s)
         self._deleted_stay_away(nodes)
+
+    def _note_hearing(self, other: Site, peer: dict[str, Any], asked_s: float) -> None:
+        lag_s, hears = peer.get("lag_s"), self._site.hears
+        before = hears.get(other.name)
+        if peer.get("state") == "up" and lag_s is not None and lag_s <= OLD_MARK_S:
+            since_s = before.since_s if before is not None and before.goes_on else asked_s
+            hears[other.name] = Hearing(since_s, asked_s)
+        elif before is not None:
+            hears[other.name] = replace(before, goes_on=False)
 
     def _is_justified(self, agent: Agent, asked_s: float) -> None:
         """Whether this registry may call that node offline."""
@@ -84,23 +89,35 @@ class Watch:
         if newest.site is self._site and asked_s - newest.sent_s < FRESH_S:
             raise Violation(
                 f"no live node is shown offline: {self._site} shows {agent} so at {asked_s:.2f}, and took its "
-                f"heartbeat of {newest.sent_s:.2f}"
+                f"heartbeat of {newest.sent_s:.2f}",
+                agent.node_id,
             )
         times = [ack.sent_s for ack in agent.acks] + [asked_s]
         if times[0] > asked_s - SPAN_S:
             return
         gap_s = max(later - earlier for earlier, later in pairwise(times))
-        heard = all(self._has_heard(ack.site, asked_s) for ack in agent.acks)
-        if gap_s < GAP_S and heard:
+        if gap_s < GAP_S and self._knows(agent):
             where = ", ".join(dict.fromkeys(ack.site.name for ack in agent.acks))
             raise Violation(
-                f"a dead registry makes no live node look dead: {self._site} shows {agent} offline at {asked_s:.2f}; "
-                f"it was heard without a gap of more than {gap_s:.2f} s by {where}, which {self._site} hears"
+                f"no live node is called dead by who cannot know: {self._site} shows {agent} offline at {asked_s:.2f}; "
+                f"it was heard by {where}, without a gap of more than {gap_s:.2f} s; it is where it is since "
+                f"{agent.settled_s:.2f}, and {self._site} hears: {self._site.hears}",
+                agent.node_id,
             )
 
-    def _has_heard(self, other: Site, asked_s: float) -> bool:
-        since_s = 0.0 if other is self._site else self._site.hears_since_s.get(other.name, float("inf"))
-        return asked_s - since_s >= HEARS_S
+    def _knows(self, agent: Agent) -> bool:
+        """Whether this registry has had the words of all that the node was at of late: it hears them, or did for as
+        long as they served it, or it heard the one that the node is with since long before."""
+        last_s = {ack.site.name: ack.sent_s for ack in agent.acks if ack.site is not self._site}
+        settled_s = agent.settled_s if len(last_s) == 1 else float("inf")
+        for name, served_s in last_s.items():
+            hearing = self._site.hears.get(name)
+            if hearing is None or hearing.until_s - hearing.since_s < HEARS_S:
+                return False
+            served = hearing.until_s >= served_s - NOTICED_S
+            if not (hearing.goes_on or served or hearing.until_s - settled_s >= HEARS_S):
+                return False
+        return True
 
     def _deleted_stay_away(self, nodes: Nodes) -> None:
         name, epoch = self._site.name, self._site.epoch
@@ -110,7 +127,9 @@ class Watch:
             if deletion.node_id not in nodes:
                 deletion.gone_at[name] = epoch
             elif deletion.gone_at.get(name) == epoch:
-                raise Violation(f"nothing is resurrected: {self._site} shows it again, after {deletion}")
+                raise Violation(
+                    f"nothing is resurrected: {self._site} shows it again, after {deletion}", deletion.node_id
+                )
 
 
 # after healing

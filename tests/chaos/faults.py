@@ -192,13 +192,14 @@ def schedule(seed: int, sites: list[str], seconds: float) -> list[Fault]:
 
 SHORT = [
     Fault(1.0, "registry killed", "r0", "r1", 1.5),
-    Fault(5.0, "store frozen", "r1", "r0", 3.5),
-    Fault(7.0, "store killed", "r2", "r0", 1.5),
-    Fault(11.0, "cut one way", "r0", "r2", 6.0),
-    Fault(12.0, "store emptied", "r1", "r0", 0.5),
-    Fault(15.0, "registry frozen", "r2", "r0", 5.0),
-    Fault(17.0, "store is old", "r1", "r0", 4.0),
-    Fault(26.0, "store lost", "r0", "r1", 1.0),
-    Fault(28.0, "far away", "r2", "r1", 4.0),
-    Fault(34.0, "partitioned", "r1", "r0", 6.0),
+    Fault(4.0, "store frozen", "r1", "r0", 3.5),
+    Fault(6.0, "store killed", "r2", "r0", 1.5),
+    Fault(9.0, "cut one way", "r0", "r2", 6.0),
+    Fault(10.0, "store emptied", "r1", "r0", 0.5),
+    Fault(12.0, "store is old", "r1", "r0", 4.0),
+    Fault(16.0, "far away", "r2", "r1", 4.0),
+    Fault(21.0, "registry frozen", "r2", "r0", 5.0),
+    Fault(24.0, "partitioned", "r1", "r0", 13.0),  # longer than an owner may be silent without being called so
+    Fault(29.0, "store lost", "r0", "r1", 1.0),
+    Fault(38.0, "links reset", "r0", "r2", 0.0),
 ]

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.chaos.callers import Agent, Operators
+from tests.chaos.callers import NODES, Agent, Operators
 from tests.chaos.checks import Watch, difference, keys_work, unlinked, unsettled
 from tests.chaos.client import Client, Unanswered
 from tests.chaos.faults import KINDS, Fault, Scene
@@ -24,7 +24,8 @@ REPLICATED_S = 5.0  # what was acknowledged so long before its only store was lo
 CHURN_S = 6.0
 CLOSE_S = 10.0
 SLACK_S = 90.0
-LOG_LINES = 25
+LOG_LINES = 60
+SHOWN = ("status", "status_reason", "home_registry", "status_age_s", "last_heartbeat", "labels")
 
 
 @dataclass
@@ -104,6 +105,7 @@ class Federation:
         except Violation as violation:
             outcome.violation = str(violation)
             self._timeline.note(f"VIOLATED: {violation}")
+            await self._explain(violation.node_id)
         finally:
             await self._close()
         outcome.logs = {site.name: "\n".join(site.log().splitlines()[-LOG_LINES:]) for site in self._sites}
@@ -136,6 +138,20 @@ class Federation:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
+
+    async def _explain(self, node_id: str) -> None:
+        """What everybody knows of the node that a promise was broken for."""
+        for agent in self._agents:
+            if node_id and agent.node_id == node_id:
+                self._timeline.note(agent.history())
+                for site in self._sites:
+                    shown: Any = None
+                    with contextlib.suppress(Unanswered):
+                        shown = (await site.read(f"{NODES}/{node_id}")).body
+                    if isinstance(shown, dict):
+                        shown = {name: shown.get(name) for name in SHOWN}
+                    self._timeline.note(f"{site} shows {shown}")
+                    self._timeline.note(f"{site} stored {await asyncio.to_thread(site.stored, node_id)}")
 
     # the script
 
@@ -224,12 +240,11 @@ class Federation:
             if made.holds and not made.is_covered(vectors):
                 made.lost = True
                 lost.append(made)
-        heard = [other for other in self._sites if other is not site and other.hears_since_s.get(site.name) is not None]
+        heard = [other.hears[site.name] for other in self._sites if other is not site and site.name in other.hears]
         for write in lost:
             self._timeline.note(f"lost with {site}'s store: {write}")
             acked_s = write.acked_s or at_s
-            since_s = min((other.hears_since_s[site.name] for other in heard), default=at_s)
-            if max(acked_s, since_s) < at_s - REPLICATED_S:
+            if any(max(acked_s, hearing.since_s) < hearing.until_s - REPLICATED_S for hearing in heard):
                 raise Violation(f"acknowledged writes replicate: {write}, and nobody had it at {at_s:.2f}")
 
     async def _vector(self, site: Site) -> Vector:
@@ -275,5 +290,6 @@ class Federation:
         deadline_s = self._timeline.now_s + within_s
         while found := await fault():
             if self._timeline.now_s > deadline_s:
-                raise Violation(f"{found} (waited {within_s:g} s until {what})")
+                named = next((agent.node_id for agent in self._agents if f" {agent.node_id} " in f" {found} "), "")
+                raise Violation(f"{found} (waited {within_s:g} s until {what})", named)
             await asyncio.sleep(0.25)

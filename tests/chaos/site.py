@@ -4,11 +4,16 @@ import asyncio
 import contextlib
 import shutil
 import signal
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from redis import RedisError
+
+from registry.node import node_key
+from registry.stored import unpack_record
 from tests.chaos.client import Answer, Client, Unanswered
-from tests.chaos.skewed import SKEW_MS
+from tests.chaos.started import SKEW_MS
 from tests.chaos.timeline import Timeline, Violation
 from tests.support.live import ADMIN_KEY, Process
 from tests.support.proxy import Network
@@ -17,12 +22,23 @@ from tests.support.valkey import Valkey, free_port
 HEARTBEAT_S, DEGRADED_S, OFFLINE_S = 0.5, 3.0, 6.0
 SECRET = "the secret of a federation that is being broken"
 START_S = 20.0
+PRINT_S = 0.5
 READY_S = 30.0  # after its last fault: loading, links that are found dead (5 s) and dialled again, catching up
 FAULT_WORDS = ("Traceback", "message_failed", "task_failed", "by our fault")
 
+_VERSION_DIGITS = 16  # before each record in the store
 _ROOT = Path(__file__).parents[2]
 _WINDOWS = ("--heartbeat-interval-s", HEARTBEAT_S, "--degraded-after-s", DEGRADED_S, "--offline-after-s", OFFLINE_S)
 _APPEND_ONLY = ("appendonly yes", "auto-aof-rewrite-percentage 0")  # so that a copy of its files is one moment's
+
+
+@dataclass(frozen=True)
+class Hearing:
+    """A time in which one registry heard another without a break. `until_s`: the last moment known of."""
+
+    since_s: float
+    until_s: float
+    goes_on: bool = True
 
 
 class Site:
@@ -43,7 +59,7 @@ class Site:
         self.listening = False
         self.dead = False
         self.turn = asyncio.Lock()
-        self.hears_since_s: dict[str, float] = {}  # other sites, by when we began to hear them without a break
+        self.hears: dict[str, Hearing] = {}  # other sites, since it was last started or stood still
         self._client, self._timeline, self._network, self._skew_s = client, timeline, network, skew_s
         self._process: Process | None = None
         self._backup = folder / "backup"
@@ -73,16 +89,18 @@ class Site:
             "PYTHONPATH": str(_ROOT),
             SKEW_MS: str(round(self._skew_s * 1000)),
         }
-        self._process = Process(self.folder / "data", *flags, port=self.port, env=env, module="tests.chaos.skewed")
+        self._process = Process(self.folder / "data", *flags, port=self.port, env=env, module="tests.chaos.started")
+        self.dead = False
         self._network.runs_as(self.name, self._process.popen.pid)
         deadline_s = self._timeline.now_s + START_S
         while not await self._answers("/healthz"):
             self.check_alive()
             if self._timeline.now_s > deadline_s:
+                await self.print_tasks()
                 raise Violation(f"starts: {self.name} did not answer within {START_S:g} s of its start")
             await asyncio.sleep(0.05)
         self.epoch += 1
-        self.listening, self.dead = True, False
+        self.listening = True
 
     async def ready(self, within_s: float = READY_S) -> None:
         """Wait for /readyz to say so."""
@@ -96,6 +114,7 @@ class Site:
                 said = ", ".join(answer.body.get("reasons", []))
             self.check_alive()
             if self._timeline.now_s > deadline_s:
+                await self.print_tasks()
                 raise Violation(f"heals: {self.name} was not ready {within_s:g} s after its fault ended: {said}")
             await asyncio.sleep(0.1)
 
@@ -129,7 +148,7 @@ class Site:
         """Leave no process and no socket."""
         try:
             if self._process is not None and not self.dead:
-                self._process.kill()
+                self.kill_registry()
         finally:
             self.store.close()
 
@@ -147,7 +166,21 @@ class Site:
         if restore:
             shutil.copytree(self._backup, self.store.folder / "appendonlydir")
 
+    def stored(self, node_id: str) -> str:
+        """What its store has of a node, for people: life, incarnation and sections, with all their stamps."""
+        try:
+            data = self.store.ask("HGET", f"dagi:{{{self.name}}}:records", node_key(node_id))
+        except RedisError as fault:
+            return f"its store cannot be asked: {fault}"
+        return repr(unpack_record(node_key(node_id), data[_VERSION_DIGITS:])) if data else "nothing"
+
     # its log
+
+    async def print_tasks(self) -> None:
+        """Have it print what it waits for: why it does not get on."""
+        if self._process is not None and self._process.popen.poll() is None:
+            self._process.popen.send_signal(signal.SIGUSR1)
+            await asyncio.sleep(PRINT_S)
 
     def log(self) -> str:
         """Everything it printed since the beginning."""

@@ -5,7 +5,11 @@ from collections.abc import Callable
 
 
 class Violation(AssertionError):
-    """A promise was broken. The text begins with the promise's name."""
+    """A promise was broken. The text begins with the promise's name. `node_id`: whose records tell more."""
+
+    def __init__(self, text: str, node_id: str = "") -> None:
+        super().__init__(text)
+        self.node_id = node_id
 
 
 class Timeline:
