@@ -28,7 +28,7 @@ from registry.lifecycle import Windows
 from registry.logs import event
 from registry.measurements import pack
 from registry.node import NODE_PREFIX
-from registry.ports import Change, Fenced, Store, StoreUnavailable
+from registry.ports import Change, Fenced, Lease, Store, StoreUnavailable
 from registry.stored import unpack_meta
 from registry.writer import Writer
 
@@ -87,6 +87,7 @@ class Region:
         self.writer: Writer | None = None
         self.links: Links | None = None
         self.writer_address: str | None = None
+        self.serving = False  # whether this worker can be reached at its address
         self.on_writer: Callable[[Writer], None] = lambda writer: None
         self.on_registries: Callable[[list[Json]], None] = lambda registries: None
         self._registries: list[Json] = []
@@ -97,13 +98,13 @@ class Region:
     @property
     def reasons(self) -> list[str]:
         """Why the region must not be written yet."""
-        if self.writer is None or self._has_bootstrapped(self.writer):
-            return []
-        return ["catching up with the federation"]
+        if self.writer is None:
+            return [] if self.writer_address else ["no worker writes for this region at the moment"]
+        return [] if self._has_bootstrapped(self.writer) else ["catching up with the federation"]
 
     def check(self) -> None:
         """Raise 503 while a start has not yet been given what its peers have."""
-        if self.reasons:
+        if self.writer is not None and self.reasons:
             raise ApiError("catching_up", "This registry is catching up with its peers; try again.", retry_after_s=1)
 
     def _has_bootstrapped(self, writer: Writer) -> bool:
@@ -148,9 +149,11 @@ class Region:
     async def stop(self) -> None:
         """Give up the role."""
         await _ended(self._campaign)
+        token = self._token
         await self._resign()
-        with contextlib.suppress(StoreUnavailable):
-            await self._store.release(self._token)
+        if token:
+            with contextlib.suppress(StoreUnavailable):
+                await self._store.release(token)  # else the next start waits until it runs out
 
     async def _campaign_for_ever(self) -> None:
         while True:
@@ -170,11 +173,12 @@ class Region:
             await self._resign()
         if self.writer is None and not self._token:
             self._token = secrets.token_hex(12)
-        lease = await self._store.lease(self._token, self._address, int(LEASE_S * 1000))
+        lease = await self._lease()
         if lease.token == self._token:
             self.writer_address = None
             if self.writer is None:
                 await self._begin()
+                await self._lease()  # with our address
             return
         self.writer_address = lease.address
         if self.writer is not None:
@@ -221,7 +225,12 @@ class Region:
         while True:
             await asyncio.sleep(RENEW_S)
             with contextlib.suppress(StoreUnavailable):
-                await self._store.lease(self._token, self._address, int(LEASE_S * 1000))
+                await self._lease()
+
+    async def _lease(self) -> Lease:
+        """Take or renew the lease. The others are told where to send what is to be written once it can be."""
+        address = self._address if self.serving and self.writer is not None else ""
+        return await self._store.lease(self._token, address, int(LEASE_S * 1000))
 
     def _run(self, work: Awaitable[None], name: str) -> "asyncio.Task[None]":
         async def watched() -> None:

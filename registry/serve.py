@@ -113,6 +113,7 @@ async def _serve(
     await web.SockSite(runner, job.listener, ssl_context=server_context(settings), backlog=1024).start()
     if job.address:
         await web.UnixSite(runner, job.address).start()
+        region.serving = True
     if announce:
         print(f"{settings.identity}: listening on {settings.url(job.port)}", flush=True)
     failed = (asyncio.create_task(follower.failed()), asyncio.create_task(region.failed()))

@@ -10,7 +10,6 @@ from typing import Any
 import orjson
 import pytest
 
-from federation.clock import Now
 from registry import region as region_module
 from registry import service as service_module
 from registry.errors import ApiError
@@ -226,6 +225,20 @@ async def test_a_deposed_writer_steps_down_and_follows(region: Bench) -> None:
         await one.register("c")
         assert set(one.statuses()) == {"a", "b", "c"}
         assert await kept(one) == await held(one)
+
+
+async def test_a_worker_is_not_ready_while_nobody_can_be_asked_to_write(region: Bench) -> None:
+    """The one with the lease is loading, or is not listening yet."""
+    one = Worker(await region.worker("w1"), address="/one")
+    one.region.serving = False
+    await one.region.start()
+    async with working(await region.worker("w2"), address="/other") as other:
+        assert other.region.reasons == ["no worker writes for this region at the moment"]
+        assert one.region.reasons == []
+        one.region.serving = True
+        await becomes(lambda: other.region.reasons == [])
+        assert other.region.writer_address == "/one"
+        await one.stop()
 
 
 async def test_a_lost_lease_that_nobody_took_is_taken_back(worker: Worker, region: Bench) -> None:
@@ -573,15 +586,25 @@ async def test_many_silent_nodes_are_told_of_and_not_called_offline(region: Benc
         await worker.stop()
 
 
+async def test_a_fault_in_what_time_brings_stops_no_write(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(now: Any) -> None:
+        raise RuntimeError("a fault")
+
+    monkeypatch.setattr(worker.writer.engine, "tick", broken)
+    await becomes(lambda: worker.writer.alerts["tick_failed"] > 1)
+    await worker.register("a")
+    assert await kept(worker) == await held(worker)
+
+
 async def test_a_fault_of_a_task_is_the_region_s_own(region: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     worker = Worker(await region.worker())
     await worker.region.start()
     try:
 
-        def broken(now: Now) -> None:
+        def broken(now: float) -> None:
             raise RuntimeError("a fault")
 
-        monkeypatch.setattr(worker.writer.engine, "tick", broken)
+        monkeypatch.setattr(worker.directory, "due", broken)
         with pytest.raises(RuntimeError, match="a fault"):
             await asyncio.wait_for(worker.region.failed(), 5)
     finally:

@@ -210,6 +210,7 @@ class Worker:
         place = Place(HERE, "eu", {}, {})
         self.registry = Registry(place, store, self.directory, auth, Allowlist(()), self.clock, self.region)
         self.region.on_writer = self._attend
+        self.region.serving = True
 
     def _attend(self, writer: Writer) -> None:
         writer.on_recovered = self.registry.recovered
