@@ -51,6 +51,11 @@ NodeId = Annotated[
     BeforeValidator(_not_reserved),
 ]
 Labels = Annotated[list[Name], Field(max_length=MAX_LABELS)]
+_NUMBER = "([1-8][0-9]{0,18}|9[0-9]{0,17})"  # of those below 2^63
+Version = Annotated[
+    str,
+    Field(max_length=128, pattern=rf"^[A-Za-z0-9][A-Za-z0-9._-]{{0,62}}:{_NUMBER}:(0|{_NUMBER})$"),
+]
 
 
 class _Strict(BaseModel):
@@ -202,7 +207,7 @@ class NodeFilter(BaseModel):
     label: Names = Field(default_factory=list, validation_alias=AliasChoices("label", "labels"))
     capability: Names = Field(default_factory=list, validation_alias=AliasChoices("capability", "capabilities"))
     limit: Whole = Field(100, ge=1, le=MAX_LIMIT)
-    min_version: Text | None = None
+    min_version: Version | None = None
 
 
 class OneQuery(BaseModel):
@@ -211,7 +216,7 @@ class OneQuery(BaseModel):
 
     model_config = ConfigDict(strict=True, extra="forbid")
 
-    min_version: Text | None = None
+    min_version: Version | None = None
 
 
 class ListQuery(NodeFilter):

@@ -8,6 +8,7 @@ from functools import lru_cache
 from hashlib import blake2b
 
 NODE_ID_PATTERN = r"^[A-Za-z0-9._:-]{1,255}$"
+REGISTRY_ID_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
 RESERVED_NODE_IDS = frozenset({".", "..", "register", "heartbeat", "discover", "watch", "profiles", "self"})
 _UNSAFE = re.compile(r"[^a-z0-9._-]+")
 _DEFAULT_HOSTS = frozenset({"registry.ollama.ai"})

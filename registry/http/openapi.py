@@ -13,34 +13,32 @@ from registry.model import (
     DiscoverQuery,
     HeartbeatRequest,
     ListQuery,
+    OneQuery,
     PatchRequest,
     RegisterRequest,
 )
-from registry.names import NODE_ID_PATTERN
+from registry.names import NODE_ID_PATTERN, REGISTRY_ID_PATTERN
 
 Json = dict[str, Any]
 _BODIES: list[type[BaseModel]] = [RegisterRequest, HeartbeatRequest, PatchRequest, DiscoverQuery, CleanupQuery]
 _AT_PATH = "HeartbeatAtPath"  # the body where the path names the node
 _OBJECT: Json = {"type": "object"}
-_NODE_PATH: Json = {
-    "name": "node_id",
-    "in": "path",
-    "required": True,
-    "schema": {"type": "string", "pattern": NODE_ID_PATTERN},
-}
+_PATH_PATTERNS = {"node_id": NODE_ID_PATTERN, "registry_id": REGISTRY_ID_PATTERN}
 # (method, path, summary, body, query, statuses beside 200)
 _READ, _OWN = (400, 401, 403, 422), (400, 401, 403, 404, 422, 503)
+_WAITED = (*_READ, 503)  # a read may ask for a write that has not arrived
 _BASE, _ONE = "/api/v1/nodes", "/api/v1/nodes/{node_id}"
+_FEDERATION, _MEMBER = "/api/v1/federation", "/api/v1/federation/members/{registry_id}"
 _BODY = (413, 415)
 Operation = tuple[str, str, str, type[BaseModel] | None, type[BaseModel] | None, tuple[int, ...]]
 OPERATIONS: tuple[Operation, ...] = (
     ("post", f"{_BASE}/register", "Register a node, or register it again", RegisterRequest, None,
      (400, 401, 403, 409, 422, 503, *_BODY)),
     ("post", f"{_BASE}/heartbeat", "Keep a node alive, with its metrics", HeartbeatRequest, None, (*_OWN, *_BODY)),
-    ("get", _BASE, "List nodes", None, ListQuery, _READ),
-    ("get", f"{_BASE}/discover", "Find and rank nodes", None, DiscoverQuery, _READ),
-    ("post", f"{_BASE}/discover", "Find and rank nodes", DiscoverQuery, None, (*_READ, *_BODY)),
-    ("get", _ONE, "One node", None, None, (*_READ, 404)),
+    ("get", _BASE, "List nodes", None, ListQuery, _WAITED),
+    ("get", f"{_BASE}/discover", "Find and rank nodes", None, DiscoverQuery, _WAITED),
+    ("post", f"{_BASE}/discover", "Find and rank nodes", DiscoverQuery, None, (*_WAITED, *_BODY)),
+    ("get", _ONE, "One node", None, OneQuery, (*_WAITED, 404)),
     ("delete", _ONE, "Deregister a node", None, None, _OWN),
     ("patch", _ONE, "Change the operator's intent", PatchRequest, None, (*_OWN, *_BODY)),
     ("post", f"{_ONE}/heartbeat", "Keep a node alive, with its metrics", HeartbeatRequest, None, (*_OWN, *_BODY)),
@@ -48,12 +46,45 @@ OPERATIONS: tuple[Operation, ...] = (
     ("get", f"{_ONE}/dashboard", "What a node's page shows", None, None, (*_READ, 404)),
     ("post", "/api/v1/maintenance/cleanup", "Remove nodes that are long offline", CleanupQuery, None,
      (400, 401, 403, 422, 503, *_BODY)),
+    ("get", _FEDERATION, "The federation as it looks from here", None, None, _WAITED),
+    ("delete", _MEMBER, "Take a registry out of the federation's roster, and its pinned identity with it", None, None,
+     (400, 401, 403, 404, 422, 503)),
     ("get", "/", "What this service is", None, None, ()),
     ("get", "/health", "The process answers", None, None, ()),
     ("get", "/healthz", "The process answers", None, None, ()),
     ("get", "/readyz", "Whether it may be used", None, None, ()),
-    ("get", "/metrics", "Counts as JSON, or Prometheus' text", None, None, (401, 403)),
+    ("get", "/metrics", "Counts as JSON, or Prometheus' text", None, None, (401, 403, 503)),
 )  # fmt: skip
+
+
+_TEXT, _NODE = {"type": "string"}, {"$ref": "#/components/schemas/Node"}
+
+
+def _object(**properties: Json) -> Json:
+    """An object that has these, and maybe more."""
+    return {"type": "object", "required": [*properties], "properties": properties}
+
+
+_NODES = _object(nodes={"type": "array", "items": _NODE}, total={"type": "integer"})
+_BEAT = _object(
+    success={"type": "boolean"}, node_id=_TEXT, status=_TEXT, timestamp=_TEXT, message=_TEXT, token=_TEXT
+)  # fmt: skip
+_SUCCESS: dict[tuple[str, str], Json] = {
+    ("post", f"{_BASE}/register"): {"allOf": [_NODE, _object(token=_TEXT, version=_TEXT)]},
+    ("post", f"{_BASE}/heartbeat"): _BEAT,
+    ("post", f"{_ONE}/heartbeat"): _BEAT,
+    ("get", _BASE): _NODES,
+    ("get", f"{_BASE}/discover"): _NODES,
+    ("post", f"{_BASE}/discover"): _NODES,
+    ("get", _ONE): _NODE,
+    ("patch", _ONE): {"allOf": [_NODE, _object(version=_TEXT)]},
+    ("delete", _ONE): _object(success={"type": "boolean"}, node_id=_TEXT, version=_TEXT),
+    ("get", _FEDERATION): _object(
+        self=_OBJECT, peers={"type": "array", "items": _OBJECT}, vector=_OBJECT, conflicts={"type": "integer"},
+        expiry_hold_s={"type": ["number", "null"]}, alerts=_OBJECT, as_of=_TEXT,
+    ),
+    ("delete", _MEMBER): _object(success={"type": "boolean"}, registry_id=_TEXT),
+}  # fmt: skip
 
 
 @lru_cache(maxsize=2)
@@ -136,19 +167,23 @@ def page(version: str) -> str:
 
 def _operation(operation: Operation, keys_needed: bool) -> Json:
     method, path, summary, body, query, statuses = operation
-    must = (keys_needed and not path.endswith("/register")) or path.endswith("/cleanup")
+    must = (keys_needed and not path.endswith("/register")) or path.endswith("/cleanup") or path == _MEMBER
     made: Json = {
         "summary": summary,
         "operationId": f"{method}_{path.strip('/').replace('/', '_').replace('{', '').replace('}', '') or 'root'}",
-        "responses": {"200": _success(path), **{str(status): _failure() for status in statuses}},
+        "responses": {"200": _success(method, path), **{str(status): _failure() for status in statuses}},
         "security": ([{"key": []}] if must else [{}, {"key": []}]) if 401 in statuses else [],
     }
-    parameters = [_NODE_PATH] if "{node_id}" in path else []
+    parameters = [
+        {"name": name, "in": "path", "required": True, "schema": {"type": "string", "pattern": pattern}}
+        for name, pattern in _PATH_PATTERNS.items()
+        if f"{{{name}}}" in path
+    ]
     parameters += _query_parameters(query) if query else []
     if parameters:
         made["parameters"] = parameters
     if path == "/readyz":
-        made["responses"]["503"] = _success(path)
+        made["responses"]["503"] = _success(method, path)
     if body is not None:
         name = _AT_PATH if body is HeartbeatRequest and path != f"{_BASE}/heartbeat" else body.__name__
         reference = {"$ref": f"#/components/schemas/{name}"}
@@ -159,17 +194,8 @@ def _operation(operation: Operation, keys_needed: bool) -> Json:
     return made
 
 
-def _success(path: str) -> Json:
-    node = {"$ref": "#/components/schemas/Node"}
-    schema = node if path.endswith(("{node_id}", "register")) else _OBJECT
-    if path in (_BASE, f"{_BASE}/discover"):
-        schema = {
-            "type": "object",
-            "required": ["nodes", "total"],
-            "properties": {"nodes": {"type": "array", "items": node}, "total": {"type": "integer"}},
-        }
-    if path == _ONE or path.endswith("heartbeat"):
-        schema = _OBJECT
+def _success(method: str, path: str) -> Json:
+    schema = _SUCCESS.get((method, path), _OBJECT)
     content: Json = {"application/json": {"schema": schema}}
     if path == "/metrics":
         content["text/plain"] = {"schema": {"type": "string"}}
@@ -207,9 +233,10 @@ def _node() -> Json:
     text = {name: {"type": "string" if name in never_null else ["string", "null"]} for name in names}
     return {
         "type": "object",
-        "required": [*names, "labels", "endpoints", "capabilities", "metrics", "metadata"],
+        "required": [*names, "status_age_s", "labels", "endpoints", "capabilities", "metrics", "metadata"],
         "properties": {
             **text,
+            "status_age_s": {"type": ["integer", "null"], "minimum": 0},
             "labels": {"type": "array", "items": {"type": "string"}},
             "endpoints": _OBJECT,
             "capabilities": _OBJECT,
