@@ -11,15 +11,18 @@ import aiohttp
 import pytest
 from aiohttp import web
 
+from federation.config import Config
 from registry.app import Parts, make_app
 from registry.auth import Allowlist, Authenticator
+from registry.clock import SystemClock
 from registry.directory import Directory
-from registry.feed import Feed
+from registry.follower import Follower
 from registry.http.server import Runner
 from registry.keys import key_hash
 from registry.lifecycle import Windows
 from registry.metrics import Metrics
-from registry.service import Place, SystemClock
+from registry.region import Membership, Region
+from registry.service import Place
 from registry.store import RedisStore
 from tests.support.live import ADMIN_KEY
 from tests.support.valkey import Valkey, valkey
@@ -47,6 +50,8 @@ READ_OPEN = "200 401 401 200 200 200"
 OWN = "401 401 401 200 403 200"
 OWN_OPEN = READ_OPEN
 OPERATE = "401 401 401 403 403 200"
+FORGET = "401 401 401 403 403 404"  # nobody of that id is in the roster
+NOBODY = "403 403 403 403 403 403"
 NODES, ONE = "/api/v1/nodes", "/api/v1/nodes/{node_id}"
 
 ROWS = [
@@ -73,6 +78,10 @@ ROWS = [
     Row("GET", f"{ONE}/dashboard", READ, READ_OPEN),
     Row("GET", "/metrics", READ, READ_OPEN),
     Row("POST", "/api/v1/maintenance/cleanup", OPERATE, OPERATE),
+    Row("GET", "/api/v1/federation", READ, READ_OPEN),
+    Row("DELETE", "/api/v1/federation/members/{registry_id}", FORGET, FORGET),
+    # Peers prove themselves on the link, with the federation's secret and their identities; this one has neither.
+    Row("GET", "/federation/v1/link", NOBODY, NOBODY),
 ]
 
 
@@ -90,7 +99,7 @@ class House:
     headers: dict[str, dict[str, str]]
 
     async def call(self, row: Row, caller: str) -> int:
-        path = row.route.replace("{node_id}", "mine")
+        path = row.route.replace("{node_id}", "mine").replace("{registry_id}", "nobody")
         async with self.client.request(row.method, path, json=row.body, headers=self.headers[caller]) as answer:
             await answer.read()
             return answer.status
@@ -104,17 +113,24 @@ class House:
             assert a.status in (200, 404)
 
 
-def built(store: RedisStore, mode: Mode, wide: bool) -> tuple[web.Application, Any, Authenticator]:
+WINDOWS = Windows(30, 90, 300)
+
+
+def built(store: RedisStore, mode: Mode, wide: bool) -> tuple[web.Application, Any, Authenticator, Region]:
     clock = SystemClock()
-    directory = Directory(Windows(30, 90, 300), clock.monotonic())
+    directory = Directory(WINDOWS, clock.monotonic(), "local")
     auth = Authenticator(mode, directory, SECRET, [key_hash(ADMIN_KEY)], not wide)
-    app, gate = make_app(
+    follower = Follower(store, directory, WINDOWS, clock)
+    member = Membership(Config("local"), None, False)
+    region = Region(member, store, directory, follower, WINDOWS, clock, address="", alone=True)
+    app, gate, _, _ = make_app(
         Parts(
             place=Place("local", "local", {}, {}), store=store, directory=directory, auth=auth,
-            allowlist=Allowlist(()), metrics=Metrics(), clock=clock, feed=Feed(), reasons=list,
+            allowlist=Allowlist(()), metrics=Metrics(), clock=clock, region=region, url="http://127.0.0.1:9205",
+            reasons=list,
         )
     )  # fmt: skip
-    return app, gate, auth
+    return app, gate, auth, region
 
 
 @pytest.fixture(params=[("key", False), ("key", True), ("open", False), ("open", True)], ids=lambda p: f"{p[0]}-{p[1]}")
@@ -122,12 +138,13 @@ async def house(store_server: Valkey, request: pytest.FixtureRequest) -> AsyncIt
     mode, wide = request.param
     store = RedisStore(store_server.url, region=f"{mode}-{wide}", worker_id="w", beat_window_ms=300_000)
     await store.start()
-    app, gate, auth = built(store, mode, wide)
+    app, gate, auth, region = built(store, mode, wide)
+    await region.start()
     runner = Runner(app, gate, shutdown_timeout=1.0)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()
-    stranger = Authenticator("key", Directory(Windows(30, 90, 300), 0.0), b"x" * 32, [], True)
+    stranger = Authenticator("key", Directory(WINDOWS, 0.0, "local"), b"x" * 32, [], True)
     keys = {
         "unknown": stranger.mint("mine"),  # well formed, of another federation
         "own": auth.mint("mine"),
@@ -139,6 +156,8 @@ async def house(store_server: Valkey, request: pytest.FixtureRequest) -> AsyncIt
     async with aiohttp.ClientSession(f"http://127.0.0.1:{runner.addresses[0][1]}") as client:
         yield House(client, headers), mode, wide
     await runner.cleanup()
+    await region.stop()
+    await region._follower.stop()
     await store.aclose()
 
 
@@ -169,12 +188,14 @@ async def test_a_refusal_changes_nothing(house: tuple[House, Mode, bool]) -> Non
 async def state(subject: House) -> list[dict[str, Any]]:
     async with subject.client.get(NODES, headers=subject.headers["admin"]) as answer:
         nodes: list[dict[str, Any]] = (await answer.json())["nodes"]
-        return nodes
+    async with subject.client.get("/api/v1/federation", headers=subject.headers["admin"]) as answer:
+        view = await answer.json()
+    return [*nodes, {"vector": view["vector"], "records": view["self"]["records"]}]
 
 
 def test_every_route_has_a_row(store_server: Valkey) -> None:
     store = RedisStore(store_server.url, region="routes", worker_id="w", beat_window_ms=1)
-    app, _, _ = built(store, "key", False)
+    app, _, _, _ = built(store, "key", False)
     routes = {
         (route.method, route.resource.canonical)
         for route in app.router.routes()
