@@ -49,7 +49,7 @@ bench: $(READY)
 	$(BIN)/python -m benchmarks.failover
 	$(BIN)/python -m benchmarks.convergence --small
 
-# Five registries with 100,000 nodes: half an hour, on a machine with nothing else to do.
+# Five registries with 100,000 nodes: some minutes, on a machine with nothing else to do.
 convergence: $(READY)
 	$(BIN)/python -m benchmarks.convergence
 

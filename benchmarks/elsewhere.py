@@ -149,26 +149,27 @@ async def _nats(folder: Path, seconds: float) -> list[Seen]:
             await network.close()
 
 
-async def _listeners(network: Network) -> list[tuple[str, int, list[str]]]:
-    """Name, port for other servers, and the URLs of all by way of the proxies."""
+async def _listeners(network: Network) -> list[tuple[str, int, str, list[str]]]:
+    """Name, port for other servers, its address by way of its proxy, and the others'."""
     names = [f"n{number}" for number in range(NATS_SERVERS)]
     ports = [free_port() for _ in names]
     urls = [(await network.add(name, port)).removeprefix("http://") for name, port in zip(names, ports, strict=True)]
     return [
-        (name, port, [url for url in urls if url != own]) for name, port, own in zip(names, ports, urls, strict=True)
+        (name, port, own, [url for url in urls if url != own])
+        for name, port, own in zip(names, ports, urls, strict=True)
     ]
 
 
 async def _nats_server(
-    network: Network, folder: Path, what: tuple[str, int, list[str]], started: list[subprocess.Popen[bytes]]
+    network: Network, folder: Path, what: tuple[str, int, str, list[str]], started: list[subprocess.Popen[bytes]]
 ) -> int:
-    name, cluster_port, others = what
+    name, cluster_port, address, others = what
     port = free_port()
     config = folder / f"{name}.conf"
     routes = ", ".join(f"nats://{url}" for url in others)
     text = (
         f'server_name: {name}\nlisten: "127.0.0.1:{port}"\njetstream {{ store_dir: "{folder / name}" }}\n'
-        f'cluster {{ name: bench, listen: "127.0.0.1:{cluster_port}", no_advertise: true, routes: [{routes}] }}\n'
+        f'cluster {{ name: bench, listen: "127.0.0.1:{cluster_port}", advertise: "{address}", routes: [{routes}] }}\n'
     )
     await asyncio.to_thread(config.write_text, text)
     process = _start(["nats-server", "-c", str(config)], folder / f"{name}.log")
@@ -186,6 +187,8 @@ async def _nats_measured(network: Network, ports: Sequence[int], seconds: float)
         await _retried(lambda: _bucket(clients[0]), "the bucket")
         for number, client in enumerate(clients):
             await _watch(client, f"watched.{number}")
+        if network.strangers:
+            raise Failed("links between servers are of nobody known: no delay would reach them")
         return [await _nats_once(network, clients, delay_ms, seconds) for delay_ms in (0.0, 40.0)]
     finally:
         for client in clients:

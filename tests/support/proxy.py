@@ -369,6 +369,11 @@ class Network:
         others = list(others)
         return [self.way(*pair) for a in some for b in others for pair in ((a, b), (b, a))]
 
+    @property
+    def strangers(self) -> int:
+        """Connections of processes that are none of the registries': no fault reaches them."""
+        return sum(self.way("", name).connections for name in self._forwarders)
+
     async def close(self) -> None:
         """Cut everything and stop."""
         for forwarder in self._forwarders.values():

@@ -193,6 +193,7 @@ async def test_a_network_knows_who_dials(tmp_path):
 
             network.way("eu", "us").hold()
             await until(linked)
+            assert network.strangers == 0
             answers = {name: asyncio.create_task(process.communicate(b"\n")) for name, process in diallers.items()}
             assert (await asyncio.wait_for(answers["asia"], SOON_S))[0] == b"x"
             assert not (await asyncio.wait({answers["us"]}, timeout=0.1))[0]
