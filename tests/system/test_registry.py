@@ -38,6 +38,44 @@ async def test_a_node_registers_and_is_found_by_what_it_can_do(registry: Process
             assert (await answer.json())["metrics"] == {"cpu_percent": 12.5}
 
 
+async def test_answers_to_writes_carry_a_version_that_reads_can_ask_for(registry: Process) -> None:
+    async with session(registry.url) as admin:
+        async with admin.post("/api/v1/nodes/register", json={"node_id": "versioned"}) as answer:
+            registered = await answer.json()
+        async with admin.patch("/api/v1/nodes/versioned", json={"labels_add": ["v"]}) as answer:
+            patched = await answer.json()
+        async with admin.delete("/api/v1/nodes/versioned") as answer:
+            deleted = await answer.json()
+        versions = [made["version"] for made in (registered, patched, deleted)]
+        assert len(set(versions)) == 3
+        assert (registered["status_age_s"], registered["status_reason"], patched["labels"]) == (0, None, ["v"])
+        for version in versions:
+            asked = {"min_version": version}
+            async with admin.get("/api/v1/nodes/versioned", params=asked) as answer:
+                assert answer.status == 404
+            for path in ("/api/v1/nodes", "/api/v1/nodes/discover"):
+                async with admin.get(path, params={**asked, "status": "any"}) as answer:
+                    assert "versioned" not in {node["node_id"] for node in (await answer.json())["nodes"]}
+            async with admin.post("/api/v1/nodes/discover", json=asked) as answer:
+                assert answer.status == 200
+        origin, generation, seq = versions[-1].split(":")
+        for text, status, code in (
+            (f"{origin}:{generation}:{int(seq) + 1_000}", 503, "not_yet_visible"),
+            (f"{origin}:{generation}", 422, "invalid"), ("", 422, "invalid"),
+        ):  # fmt: skip
+            async with admin.get("/api/v1/nodes/versioned", params={"min_version": text}) as answer:
+                assert (answer.status, (await answer.json())["code"]) == (status, code)
+                assert ("Retry-After" in answer.headers) == (status == 503)
+
+
+async def test_a_registry_in_no_federation_tells_so(registry: Process) -> None:
+    async with session(registry.url) as admin, admin.get("/api/v1/federation") as answer:
+        view = await answer.json()
+    assert view["self"]["federated"] is False
+    assert (view["self"]["registry_id"], view["self"]["ready"], view["peers"]) == ("local", True, [])
+    assert view["self"]["version"].startswith("local:")
+
+
 async def test_the_same_machine_without_an_id_gets_the_same_one(tmp_path: Path) -> None:
     with running(tmp_path / "data", "--auth", "open") as process:
         async with session(process.url, None) as anyone:

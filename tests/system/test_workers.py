@@ -1,6 +1,8 @@
 """Two workers of one region answer alike, and a change through one is in the other within 50 ms."""
 
 import asyncio
+import os
+import signal
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -100,3 +102,38 @@ async def test_metrics_are_summed(workers: list[aiohttp.ClientSession]) -> None:
             text = await answer.text()
         line = next(x for x in text.splitlines() if "requests_total" in x and '"/healthz"' in x)
         assert float(line.split()[-1]) == 6
+
+
+async def test_a_write_through_one_can_be_read_through_the_other(workers: list[aiohttp.ClientSession]) -> None:
+    for index in range(10):
+        one, two = workers[index % 2], workers[1 - index % 2]
+        async with one.post(f"{NODES}/register", json={"node_id": f"n{index}"}) as answer:
+            version = (await answer.json())["version"]
+        async with two.get(f"{NODES}/n{index}", params={"min_version": version}) as answer:
+            assert answer.status == 200
+    views = [await read(client, "/api/v1/federation") for client in workers]
+    assert views[0][1]["self"] == views[1][1]["self"]
+    assert views[0][1]["self"]["nodes"] == 10
+
+
+@pytest.mark.parametrize("killed", [0, 1])
+async def test_whichever_worker_is_killed_the_other_goes_on(workers: list[aiohttp.ClientSession], killed: int) -> None:
+    """One of them is the writer."""
+    dead, alive = workers[killed], workers[1 - killed]
+    for index in range(5):
+        async with alive.post(f"{NODES}/register", json={"node_id": f"n{index}"}) as answer:
+            assert answer.status == 200
+    os.kill((await read(dead, "/health"))[1]["worker"], signal.SIGKILL)
+
+    async def writes() -> bool:
+        async with alive.post(f"{NODES}/register", json={"node_id": "after"}) as answer:
+            assert answer.status in (200, 503)
+            return answer.status == 200
+
+    await until(writes)
+    for index in range(5):
+        async with alive.post(f"{NODES}/heartbeat", json={"node_id": f"n{index}"}) as answer:
+            assert answer.status == 200
+    _, listed = await read(alive, NODES)
+    assert [node["node_id"] for node in listed["nodes"]] == ["after", *(f"n{index}" for index in range(5))]
+    assert {node["status"] for node in listed["nodes"]} == {"online"}
