@@ -92,7 +92,7 @@ class Discovery:
     failed: int = 0
     passed_on: int = 0
     took_ms: list[float] = field(default_factory=list)
-    fewest: int = 2**31
+    fewest: int = 2**31  # nodes that an answer told of
 
     async def ask_for_ever(self, client: aiohttp.ClientSession) -> None:
         """One call after the other."""
@@ -170,7 +170,7 @@ async def _fail_over(registries: Cluster, agents: list[Agent], discovery: Discov
     await asyncio.sleep(QUIET_S)
     await until(lambda: _online(registries.members, agents), "not all agents were online", EVERYWHERE_WITHIN_S)
     mine = [agent for agent in agents if agent.registries[0] == victim.direct]
-    before = discovery.calls
+    before, discovery.fewest = discovery.calls, len(agents)
     killed_s = await asyncio.to_thread(victim.kill)
     over_s = await _all_heard(mine, killed_s)
     everywhere_s = await until(
