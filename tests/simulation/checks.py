@@ -147,6 +147,8 @@ def words_are_vouched_for(world: "World") -> None:
     for registry in _up(world):
         now = registry.now
         for key in world.ledger.last_beat_s:
+            if key in world.silently_lost:
+                continue  # its owner cannot tell any more that it is another's, until a walk brings it back
             standing = registry.live.standing(key, now)
             if standing is None or not standing.reachable or standing.owner == registry.id:
                 continue
