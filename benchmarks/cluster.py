@@ -52,7 +52,7 @@ class Member:
         self._network = network
         self._client = client
         self._process: Process | None = None
-        self._stores: list[psutil.Process] = []
+        self._killed: list[psutil.Process] = []
 
     @property
     def direct(self) -> str:
@@ -66,6 +66,7 @@ class Member:
 
     def start(self) -> None:
         """Start its process; see `ready`."""
+        psutil.wait_procs(self._killed, STOP_S)
         self._temporary.mkdir(exist_ok=True)
         flags = ["--region", self.name, "--advertise-url", self.url, *self.flags]
         for peer in self.peers:
@@ -121,11 +122,12 @@ class Member:
         for store in stores:
             with contextlib.suppress(psutil.Error):
                 store.kill()
-        psutil.wait_procs(stores, STOP_S)
+        self._killed = stores
         return moment_s
 
     def stop(self) -> None:
         """Ask it to stop, and make sure that it and its Valkey are gone."""
+        psutil.wait_procs(self._killed, STOP_S)
         if self._process is None or not self.running:
             return
         stores = self.processes()[1:]
