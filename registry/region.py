@@ -15,7 +15,7 @@ from typing import Any
 
 import orjson
 
-from federation.clock import Now
+from federation.clock import Now, Vector, reaches
 from federation.config import Config
 from federation.engine import Engine
 from federation.links import Links
@@ -82,6 +82,7 @@ class Region:
         self._began_s = clock.monotonic()
         self._linked = False
         self._bootstrapped = False
+        self._caught_up_to: Vector | None = None  # what peers had given us when they had given us everything
         self._beats_to_publish: list[tuple[str, bytes, int]] = []
         self._sweep_every_s = min(1.0, windows.degraded_after_s / 20)
         self.writer: Writer | None = None
@@ -116,7 +117,10 @@ class Region:
         waited_s = self._clock.monotonic() - self._began_s
         self._linked = self._linked or any(link.greeted for link in writer.engine.links.values())
         patience_s = BOOTSTRAP_S if self._linked else BOOTSTRAP_ALONE_S
-        self._bootstrapped = self.links is None or not others or writer.engine.caught_up or waited_s >= patience_s
+        if writer.engine.caught_up and self._caught_up_to is None:
+            self._caught_up_to = dict(writer.engine.replica.vector)
+        shown = self._caught_up_to is not None and reaches(writer.visible, self._caught_up_to)
+        self._bootstrapped = self.links is None or not others or shown or waited_s >= patience_s
         return self._bootstrapped
 
     def tell(self, registries: list[Json]) -> None:

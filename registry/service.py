@@ -135,8 +135,9 @@ class Registry:
         if key is not None:
             record = replace(record, key_hash=key[1])
         try:
-            await writer.register(record, _incarnation(record), parse_token(request.token))
-            await self._beat(node_id, self._metrics_of(node_id))
+            beat = self._metrics_of(node_id), self._clock.wall_ms()
+            await writer.register(record, _incarnation(record), parse_token(request.token), beat)
+            self.directory.beat(node_id, *beat, self._clock.monotonic())
         except StoreUnavailable:
             if key is not None:
                 self._doubts.note(node_id, record.encode_spec())

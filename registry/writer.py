@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -103,6 +103,7 @@ class Writer:
         self._rewriting = False  # the store has not yet got back all that it lost
         self._behind: list[Send] = []
         self._waiting: list[asyncio.Future[None]] = []
+        self._beats_due: list[tuple[str, bytes, int]] = []
         self._flusher: asyncio.Task[None] | None = None
         self._push_timer: asyncio.TimerHandle | None = None
         self._failing_since_s: float | None = None
@@ -228,9 +229,10 @@ class Writer:
         if self._failing_since_s is not None:
             raise StoreUnavailable("down", "the last commit failed")
 
-    async def register(self, record: Record, incarnation: int, token: Token | None) -> None:
-        """A node registers here."""
+    async def register(self, record: Record, incarnation: int, token: Token | None, beat: tuple[bytes, int]) -> None:
+        """A node registers here; it counts as heard (`beat`: its measurements, and the wall clock)."""
         self.check()
+        self._beats_due.append((node_key(record.node_id), *beat))
         _, effects = self.engine.register(
             node_key(record.node_id),
             record.encode_spec(),
@@ -349,8 +351,9 @@ class Writer:
             meta_due, self._meta_due = self._meta_due, False
             behind, self._behind = self._behind, []
             waiting, self._waiting = self._waiting, []
+            beats, self._beats_due = self._beats_due, []
             try:
-                await self._commit_round(list(dirty), meta_due)
+                await self._commit_round(list(dirty), meta_due, beats)
             except (StoreUnavailable, Fenced) as error:
                 self._dirty = {**dirty, **self._dirty}
                 self._meta_due = True
@@ -370,7 +373,7 @@ class Writer:
                 if not done.done():
                     done.set_result(None)
 
-    async def _commit_round(self, keys: list[str], meta_due: bool) -> None:
+    async def _commit_round(self, keys: list[str], meta_due: bool, beats: list[tuple[str, bytes, int]]) -> None:
         if self._rewriting:
             await self._rewrite()
         replica = self.engine.replica
@@ -379,34 +382,38 @@ class Writer:
         for start in range(0, max(1, len(keys)), COMMIT_PUTS):
             chunk = keys[start : start + COMMIT_PUTS]
             last = start + COMMIT_PUTS >= len(keys)
-            await self._commit(chunk, meta if last else None)
+            await self._commit(chunk, meta if last else None, beats if last else ())
             if not last:
                 await asyncio.sleep(0)
         if vector is not None:
             self.visible = vector
             self._settle_watchers()
 
-    async def _commit(self, keys: list[str], meta: bytes | None) -> None:
+    async def _commit(self, keys: list[str], meta: bytes | None, beats: Sequence[tuple[str, bytes, int]] = ()) -> None:
         try:
-            await self._commit_once(keys, meta)
+            await self._commit_once(keys, meta, beats)
         except StoreChanged:
             self._rewriting = True
             await self._rewrite()
 
-    async def _commit_once(self, keys: list[str], meta: bytes | None) -> None:
-        """One commit, shown once it is made."""
+    async def _commit_once(
+        self, keys: list[str], meta: bytes | None, beats: Sequence[tuple[str, bytes, int]] = ()
+    ) -> None:
+        """One commit, shown once it is made. Heartbeats of what it registers go with it in one batch."""
         if not keys and meta is None:
             return
         records = [(key, self.engine.replica.get(key)) for key in keys]
         puts = [Put(key, pack_record(record) if record is not None else None) for key, record in records]
         nodes = [(key, Record.of(record) if record is not None else None) for key, record in records]
         version = max(self._version + 1, self._clock.wall_ms())
-        try:
-            await self._store.commit(self._token, self._expected, version, puts, meta)
-        except StoreUnavailable:
+        commit = asyncio.ensure_future(self._store.commit(self._token, self._expected, version, puts, meta))
+        await asyncio.sleep(0)  # it is queued now, and what follows comes after it
+        outcomes = await asyncio.gather(commit, *(self._store.beat(*beat) for beat in beats), return_exceptions=True)
+        if isinstance(outcomes[0], StoreUnavailable):
             self._version = version
             self._expected.add(version)
-            raise
+        if isinstance(outcomes[0], BaseException):
+            raise outcomes[0]
         self._version, self._expected = version, {version}
         self._show(nodes, version)
 

@@ -47,7 +47,7 @@ class Rig:
         self.links = FakeLinks()
 
     async def register(self, node_id: str, **report: Any) -> None:
-        await self.writer.register(record(node_id, **report), 0, None)
+        await self.writer.register(record(node_id, **report), 0, None, (b"{}", 0))
 
     async def refused(self, work: Any) -> str:
         with pytest.raises(StoreUnavailable) as caught:
@@ -356,7 +356,7 @@ async def test_a_deposed_writer_changes_nothing_any_more(rig: Rig) -> None:
     await lease_lost(rig.bench)
     other_store, other_clock = await rig.bench.worker("w2", kind=Faulty), ManualClock(NOW_MS + 60_000)
     other = await begin_writer(other_store, other_clock, "t2")
-    await other.register(record("b"), 0, None)
+    await other.register(record("b"), 0, None, (b"{}", 0))
     before = await rig.kept()
     for _ in range(2):
         await rig.refused(rig.register("c"))
@@ -398,7 +398,7 @@ async def test_a_start_has_a_new_generation_and_everything_of_the_ones_before(ri
     }
     assert again.visible == again.engine.replica.vector
     assert again.engine.replica.get("n:removed") is not None  # its tombstone
-    await again.register(record("more"), 0, None)
+    await again.register(record("more"), 0, None, (b"{}", 0))
     await again.stop()
 
 
