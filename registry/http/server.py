@@ -22,6 +22,7 @@ from registry.service import NotWriter
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 RETRY_AFTER_S = 2
+CALLER_GONE = 499  # nobody reads it
 DRAIN_POLL_S = 0.02
 _CORS = {
     "Access-Control-Allow-Methods": "GET, POST, PATCH, DELETE",
@@ -54,6 +55,10 @@ class Gate:
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Answer one request."""
+        if request.transport is None or request.transport.is_closing():
+            # It waited while we stood still, and its caller has gone: a node's heartbeat, perhaps, that is at
+            # another registry since, and would be taken from there as if it had been sent now.
+            return web.Response(status=CALLER_GONE)
         started = perf_counter()
         path, _, _ = request.raw_path.partition("?")
         hot = self._hot.get((request.method, path))
