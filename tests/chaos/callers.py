@@ -66,6 +66,7 @@ class Agent:
         self.registrations: list[Registration] = []  # all that may have been taken
         self.former_ids: list[str] = []
         self.acks: deque[Ack] = deque()
+        self.unanswered_s = float("-inf")  # when it last sent what nobody answered
         self.settled_s = 0.0  # since when nobody else has heard it than who did last
         self.stopped_s: float | None = None
         self.roams = True
@@ -163,9 +164,12 @@ class Agent:
         """None: no answer came. Whoever cannot serve is left for the next one."""
         if self.token is not None:
             body["token"] = self.token
+        sent_s = self._timeline.now_s
         try:
             answer = await self._client.ask("POST", self.site.url(f"{NODES}/{action}"), self.key, body)
-        except Unanswered:
+        except Unanswered as fault:
+            if fault.sent:
+                self.unanswered_s = sent_s
             self._counts[f"{action}s not answered"] += 1
             self._move()
             return None
