@@ -67,8 +67,8 @@ def nested(flat: Mapping[str, Json]) -> dict[str, Json]:
 
 def capability_names(flat: Mapping[str, Json]) -> frozenset[str]:
     """Every x for which `capability=x` holds, in lower case."""
-    own = (key for key, value in flat.items() if _truthy(value))
-    return frozenset(name.casefold() for name in (*own, *flat["services"], *flat["features"]))
+    own = [key for key, value in flat.items() if (value and type(value) is not dict) or _truthy(value)]
+    return frozenset([name.casefold() for name in (*own, *flat["services"], *flat["features"])])
 
 
 def total_vram_gb(flat: Mapping[str, Json]) -> float | None:

@@ -18,7 +18,9 @@ from registry.names import ModelName, parse_model
 from registry.node import Record, Word, iso, shown
 
 Json = Any
+_NOTHING: dict[str, Json] = {}
 _JUDGE_AGAIN_S = 1.0  # a word that was due and has not come: the store was away
+_MAX_SHARED = 200_000  # values that no node has any more, most of them: start over
 _FEW = 64  # so many new ids are put in their places one by one; more are sorted in
 _REMEMBERED_DELETIONS = 10_000  # far more than can be in flight between two workers
 
@@ -118,8 +120,9 @@ class Entry:
         """The status that callers see."""
         return shown_status(self.liveness, self.reported, self.intent)
 
-    def take_record(self, record: Record, version: int, intern: Callable[[Any], Any]) -> None:
-        """Fill in everything that a record says."""
+    def take_record(self, record: Record, version: int, shared: dict[Any, Any]) -> None:
+        """Fill in everything that a record says. Equal values are taken from `shared`."""
+        intern: Callable[[Any, Any], Any] = shared.setdefault
         view = shown(record)
         flat = view["capabilities"]
         # A copy: orjson hands out its own oversized buffer, and we keep this for long.
@@ -127,23 +130,27 @@ class Entry:
         self.version = version
         self.token = record.token
         self.key_hash = bytes.fromhex(record.key_hash) if record.key_hash else None
-        self.role, self.type = intern(view["role"]), intern(view["node_type"])
-        self.region = intern(view["region"])
-        self.labels: frozenset[str] = intern(frozenset(x.casefold() for x in view["labels"]))
-        self.capabilities: frozenset[str] = intern(capability_names(flat))
-        self.models: frozenset[ModelName] = intern(frozenset(parse_model(name) for name in flat["models"]))
+        role, kind, region = view["role"], view["node_type"], view["region"]
+        self.role, self.type = intern(role, role), intern(kind, kind)
+        self.region: str = intern(region, region)
+        labels = frozenset([x.casefold() for x in view["labels"]])
+        models = frozenset([parse_model(name) for name in flat["models"]])
+        able, word, intent = capability_names(flat), record.word, record.intent.status
+        self.labels: frozenset[str] = intern(labels, labels)
+        self.capabilities: frozenset[str] = intern(able, able)
+        self.models: frozenset[ModelName] = intern(models, models)
         self.cpu_cores = number(flat.get("cpu_cores"))
         self.ram_gb = number(flat.get("ram_gb"))
         self.vram_gb = total_vram_gb(flat)
         self._declared_free_gb = free_vram_gb(flat["gpus"])
-        self.word, self.said, self.intent = intern(record.word), record.said, intern(record.intent.status)
+        self.word, self.said, self.intent = intern(word, word), record.said, intern(intent, intent)
         self.take_metrics(self.metrics)
 
     def take_metrics(self, metrics: bytes, decoded: Mapping[str, Json] | None = None) -> None:
         """Fill in what a heartbeat says: JSON of an object, already checked. Who has it decoded may
         give that too."""
         self.metrics = metrics
-        values = orjson.loads(metrics) if decoded is None else decoded
+        values = decoded if decoded is not None else orjson.loads(metrics) if metrics != b"{}" else _NOTHING
         cpu, gpu = number(values.get("cpu_percent")), number(values.get("gpu_percent"))
         known = [value for value in (cpu, gpu) if value is not None]
         self.load = max(known) / 100 if known else None
@@ -214,7 +221,7 @@ class Directory:
         self._unsorted: list[str] = []
         self._keys: dict[bytes, str] = {}
         self._deleted: dict[str, int] = {}
-        self._interned: dict[Any, Any] = {}
+        self._shared: dict[Any, Any] = {}
         self._deadlines = Deadlines()
         self._overdue: dict[str, None] = {}
         self._guard = ExpiryGuard(windows.offline_after_s)
@@ -273,7 +280,9 @@ class Directory:
                 self._keys.pop(entry.key_hash, None)
         moved = new or entry.owner is not owner
         entry.owner = owner
-        entry.take_record(record, version, self._intern)
+        if len(self._shared) > _MAX_SHARED:
+            self._shared.clear()
+        entry.take_record(record, version, self._shared)
         if entry.key_hash is not None:
             self._keys[entry.key_hash] = node_id
         self._count_status(entry)
@@ -447,11 +456,6 @@ class Directory:
             order.sort()
         unsorted.clear()
         return order
-
-    def _intern(self, value: Any) -> Any:
-        if len(self._interned) > 200_000:  # values that no node has any more; start over
-            self._interned.clear()
-        return self._interned.setdefault(value, value)
 
 
 def _silence(entry: Entry, windows: Windows, liveness: Liveness) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import lru_cache
+from itertools import chain
 from typing import Any
 
 import orjson
@@ -39,7 +40,7 @@ class Intent:
 
     def encode(self) -> bytes:
         """The payload of an intent."""
-        return orjson.dumps([self.status, self.labels_add, self.labels_remove, self.at_ms])
+        return _encoded([self.status, self.labels_add, self.labels_remove, self.at_ms])
 
     @classmethod
     def decode(cls, data: bytes) -> "Intent":
@@ -70,9 +71,10 @@ class Word:
 
     def encode(self) -> bytes:
         """The payload of a judgement. Equal words are equal bytes: saying the same again writes nothing."""
-        return orjson.dumps([self.liveness, self.reported, self.why, self.heard_at_ms])
+        return _encoded([self.liveness, self.reported, self.why, self.heard_at_ms])
 
     @classmethod
+    @lru_cache(maxsize=1_024)  # nearly every node is online, and nothing else is said of it
     def decode(cls, data: bytes) -> "Word":
         """Read what `encode` wrote. ValueError: it is no such word, and came from a peer."""
         liveness, reported, why, heard_at_ms = orjson.loads(data)
@@ -116,7 +118,7 @@ class Record:
 
     def encode_spec(self) -> bytes:
         """The payload of its registration."""
-        return orjson.dumps(
+        return _encoded(
             [
                 self.spec, self.fingerprint, self.observed_ip, self.registered_at_ms, self.last_registration_ms,
                 self.key_hash,
@@ -171,25 +173,33 @@ def _is_node(record: Versioned, what: Json) -> bool:
     payload = record.spec.payload
     if payload.count(b"{") + payload.count(b"[") > _FLAT_BRACKETS:
         check_shape(flat)
-    unset_or_text = [what[name] for name in ("node_type", "hostname", "ip_address", "local_ip")]
+    labels, endpoints = what["labels"], what["endpoints"]
+    if type(endpoints) is not dict:
+        return False
+    names = [flat["models"], flat["services"], flat["features"], labels]
+    blocks = [flat["gpus"], flat["model_details"]]
+    texts = [what["node_name"], what["role"], what["region"], *endpoints.values()]
+    unset_or_text = (what["node_type"], what["hostname"], what["ip_address"], what["local_ip"], flat["gpu"])
+    texts += [text for text in unset_or_text if text is not None]
     return (
         _NODE_ID.fullmatch(record.key[len(NODE_PREFIX) :]) is not None
-        and _are(str, [what[name] for name in ("node_name", "role", "region")])
-        and _are(str, [text for text in (*unset_or_text, flat["gpu"]) if text is not None])
-        and _are(str, what["labels"])
-        and isinstance(what["endpoints"], dict)
-        and _are(str, list(what["endpoints"].values()))
-        and all(_are(str, flat[name]) for name in ("models", "services", "features"))
-        and all(_are(dict, flat[name]) for name in ("gpus", "model_details"))
+        and _are(list, [*names, *blocks])
+        and _are(str, [*texts, *chain.from_iterable(names)])
+        and _are(dict, [*chain.from_iterable(blocks)])
     )
 
 
 def _are(kind: type, values: Json) -> bool:
-    return isinstance(values, list) and all(isinstance(value, kind) for value in values)
+    return type(values) is list and set(map(type, values)) <= {kind}
 
 
 def _is_time(value: Json) -> bool:
     return type(value) is int and 0 <= value <= MAX_MS
+
+
+def _encoded(value: Json) -> bytes:
+    """JSON to keep for long: a copy, as orjson hands out its own oversized buffer."""
+    return bytes(memoryview(orjson.dumps(value)))
 
 
 def node_key(node_id: str) -> str:
@@ -274,8 +284,9 @@ def shown(record: Record) -> dict[str, Json]:
     """The node as list, get and discover show it, but for what changes with every heartbeat."""
     spec = record.spec
     flat = spec["capabilities"]
-    first = iso(record.registered_at_ms)
-    last = iso(record.last_registration_ms)
+    first = last = updated = iso(record.registered_at_ms)
+    if record.updated_at_ms != record.registered_at_ms:
+        last, updated = iso(record.last_registration_ms), iso(record.updated_at_ms)
     return {
         "id": record.node_id,
         "node_id": record.node_id,
@@ -290,7 +301,7 @@ def shown(record: Record) -> dict[str, Json]:
         "local_ip": spec["local_ip"],
         "observed_ip": record.observed_ip,
         "registered_at": first,
-        "updated_at": iso(record.updated_at_ms),
+        "updated_at": updated,
         "home_registry": record.home_registry,
         "endpoints": spec["endpoints"],
         "capabilities": flat,

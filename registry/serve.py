@@ -100,6 +100,7 @@ async def _serve(
     region.on_writer = lambda writer: _attend(writer, registry, region, settings, job.port)
     region.on_registries = lambda registries: registry.told_config(_config(settings, registries))
     stopped = asyncio.create_task(stop.wait())
+    gc.disable()  # what is loaded stays: to look through it again and again takes a tenth of the start
     loading = asyncio.create_task(region.start())
     await asyncio.wait({stopped, loading}, return_when=asyncio.FIRST_COMPLETED)
     if not loading.done():
@@ -195,6 +196,7 @@ def _settle_garbage_collector() -> None:
     is looked at less often."""
     gc.freeze()
     gc.set_threshold(20_000, 20, 50)
+    gc.enable()
 
 
 def _note(transition: Transition, metrics: Metrics) -> None:

@@ -502,7 +502,7 @@ class Writer:
         values = measurements.unpack(record.metrics)
         if not values or not record.key.startswith(NODE_PREFIX):
             return
-        metrics = orjson.dumps(values)
+        metrics = bytes(memoryview(orjson.dumps(values)))  # a copy to keep: orjson's own buffer is oversized
         at_ms = self._clock.wall_ms() - int((self._clock.monotonic() - record.metrics_at_s) * 1000)
         self._directory.beat(record.key[len(NODE_PREFIX) :], metrics, at_ms, record.metrics_at_s, values)
         if self.on_beats is not None:
