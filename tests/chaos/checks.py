@@ -38,7 +38,7 @@ class Watch:
         while True:
             site.check_alive()
             if site.listening:
-                epoch, asked_s = site.epoch, self._timeline.now_s
+                epoch, asked_s, caught_up = site.epoch, self._timeline.now_s, site.caught_up
                 try:
                     peers = await self._federation()
                     nodes = await listed(site)
@@ -50,6 +50,8 @@ class Watch:
                 else:
                     if site.listening and site.epoch == epoch:
                         self._look(nodes, peers, asked_s)
+                        if caught_up:
+                            self._deleted_stay_away(nodes)
             else:
                 site.hears.clear()
             await asyncio.sleep(LOOK_S)
@@ -68,7 +70,6 @@ class Watch:
             node = nodes.get(agent.node_id)
             if node is not None and node["status"] == "offline":
                 self._is_justified(agent, asked_s)
-        self._deleted_stay_away(nodes)
 
     def _note_hearing(self, other: Site, peer: dict[str, Any], asked_s: float) -> None:
         lag_s, hears = peer.get("lag_s"), self._site.hears

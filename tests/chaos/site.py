@@ -58,6 +58,7 @@ class Site:
         self.epoch = 0
         self.listening = False
         self.dead = False
+        self.caught_up = False  # since its start: what it lacks before that, it is only about to be given
         self.turn = asyncio.Lock()
         self.hears: dict[str, Hearing] = {}  # other sites, since it was last started or stood still
         self._client, self._timeline, self._network, self._skew_s = client, timeline, network, skew_s
@@ -90,7 +91,7 @@ class Site:
             SKEW_MS: str(round(self._skew_s * 1000)),
         }
         self._process = Process(self.folder / "data", *flags, port=self.port, env=env, module="tests.chaos.started")
-        self.dead = False
+        self.dead = self.caught_up = False
         self._network.runs_as(self.name, self._process.popen.pid)
         deadline_s = self._timeline.now_s + START_S
         while not await self._answers("/healthz"):
@@ -110,6 +111,7 @@ class Site:
             with contextlib.suppress(Unanswered):
                 answer = await self.read("/readyz")
                 if answer.ok:
+                    self.caught_up = True
                     return
                 said = ", ".join(answer.body.get("reasons", []))
             self.check_alive()
