@@ -27,13 +27,12 @@ class Forwarder:
 
     async def request(self, request: web.Request) -> web.Response:
         """The writer's answer to a request. Raises StoreUnavailable where there is no writer (yet)."""
+        content = await request.read()
         session = await self._to_writer()
         headers = {name: request.headers[name] for name in _PASSED_ON if name in request.headers}
         headers["X-Forwarded-For"] = self._observed(request)
         try:
-            async with session.request(
-                request.method, request.rel_url, data=await request.read(), headers=headers
-            ) as answer:
+            async with session.request(request.method, request.rel_url, data=content, headers=headers) as answer:
                 body = await answer.read()
         except (aiohttp.ClientError, TimeoutError, OSError):
             raise StoreUnavailable("down", "the worker that writes for this region does not answer") from None
@@ -71,15 +70,18 @@ class Forwarder:
         address = self._address()
         if not address:
             raise StoreUnavailable("down", "no worker writes for this region at the moment")
-        if self._session is None or self._connected_to != address:
-            await self.close()
-            self._session = aiohttp.ClientSession(
+        session = self._session
+        if session is None or self._connected_to != address:
+            before = session
+            session = self._session = aiohttp.ClientSession(
                 "http://writer",
                 connector=aiohttp.UnixConnector(path=address, limit=256),
                 timeout=aiohttp.ClientTimeout(total=TIMEOUT_S),
             )
             self._connected_to = address
-        return self._session
+            if before is not None:
+                await before.close()  # last: another request may be here meanwhile
+        return session
 
 
 Socket = web.WebSocketResponse | aiohttp.ClientWebSocketResponse
