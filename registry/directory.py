@@ -208,6 +208,7 @@ class Due:
 
     node_id: str
     word: Word
+    basis: Word | None = None  # the word that stood when this came due
 
 
 class Directory:
@@ -231,6 +232,7 @@ class Directory:
         self._alive = 0  # nodes of ours that are not offline
         self._late = 0  # those among them that are called degraded for their silence
         self.revision = 0
+        self.newest = 0  # the greatest version of a change that was heard of
         self.by_status: dict[str, int] = {}
         self.on_transition: Callable[[Transition], None] = lambda transition: None
 
@@ -265,6 +267,7 @@ class Directory:
     def put(self, record: Record, version: int, now: float, now_ms: int = 0) -> Entry | None:
         """Apply a stored record; None when a newer change of the node is already here."""
         node_id = record.node_id
+        self.newest = max(self.newest, version)
         entry = self._nodes.get(node_id)
         if version <= self._deleted.get(node_id, 0) or (entry is not None and version <= entry.version):
             return None
@@ -286,8 +289,8 @@ class Directory:
         if entry.key_hash is not None:
             self._keys[entry.key_hash] = node_id
         self._count_status(entry)
-        if moved:
-            entry.heard_s = now
+        if moved or (before not in (None, "online") and entry.liveness == "online"):
+            entry.heard_s = now  # so it was said because it was heard
         if not owner.is_us:
             known_ms = max(record.word.heard_at_ms or 0, record.last_registration_ms)
             entry.beat_at_ms = max(entry.beat_at_ms or 0, known_ms)
@@ -301,6 +304,7 @@ class Directory:
 
     def delete(self, node_id: str, version: int) -> bool:
         """Apply a deletion; False when a newer registration is already here."""
+        self.newest = max(self.newest, version)
         entry = self._nodes.get(node_id)
         if entry is not None and entry.version > version:
             return False
@@ -319,12 +323,23 @@ class Directory:
         return True
 
     def beat(
-        self, node_id: str, metrics: bytes | None, at_ms: int, now: float, decoded: Mapping[str, Json] | None = None
+        self,
+        node_id: str,
+        metrics: bytes | None,
+        at_ms: int,
+        now: float,
+        decoded: Mapping[str, Json] | None = None,
+        *,
+        now_ms: int | None = None,
     ) -> None:
         """Apply a heartbeat, ours or (`now`: when it was heard there) another registry's. What it means for a
-        node's liveness its home registry says. `decoded` is as in Entry.take_metrics."""
+        node's liveness its home registry says. `decoded` is as in Entry.take_metrics. One that is told late,
+        by the wall clock, is left out; a last one from after `now_ms` shows only that a clock was wrong."""
         entry = self._nodes.get(node_id)
-        if entry is None or (entry.beat_at_ms is not None and at_ms < entry.beat_at_ms):
+        if entry is None:
+            return
+        last_ms = entry.beat_at_ms
+        if last_ms is not None and at_ms < last_ms and (now_ms is None or last_ms <= now_ms):
             return
         if metrics is not None:
             entry.take_metrics(metrics, decoded)
@@ -418,7 +433,7 @@ class Directory:
 
     def _due(self, entry: Entry, liveness: Liveness) -> Due:
         why = _silence(entry, self._windows, liveness)
-        return Due(entry.node_id, Word(liveness, entry.reported, why, entry.beat_at_ms))
+        return Due(entry.node_id, Word(liveness, entry.reported, why, entry.beat_at_ms), entry.word)
 
     def _owner(self, registry_id: str) -> Owner:
         owner = self._owners.get(registry_id)

@@ -94,11 +94,15 @@ class Follower:
             self._directory.delete(node_id, version)
         self._directory.restart_counting(self._clock.monotonic())
 
+    async def load_again(self) -> None:
+        """Make the directory what the store says, for whoever may have missed something."""
+        async for _ in self.states():
+            pass
+
     async def _load(self) -> str:
         """Make the directory what the store says, and tell from where to follow."""
         position = await self._store.position()
-        async for _ in self.states():
-            pass
+        await self.load_again()
         return position
 
     def _take(self, loaded: Loaded, state: State, now: float, gone: dict[str, int]) -> None:
@@ -142,7 +146,7 @@ class Follower:
             return
         node_id = change.key[len(NODE_PREFIX) :]
         if change.kind == "beat":
-            self._directory.beat(node_id, change.data, change.at_ms, now)
+            self._directory.beat(node_id, change.data, change.at_ms, now, now_ms=self._clock.wall_ms())
             self.on_beat(change)
             return
         node = Record.of(record_of(unpack_record(change.key, change.data))) if change.kind == "put" else None

@@ -34,6 +34,7 @@ from registry.writer import Writer
 
 LEASE_S = 1.5  # a writer that died is replaced after this and what loading takes: within 3 s
 RENEW_S = 0.3
+LEFT_S = 3.0  # how long the lease is left to a worker that knows more than the store
 BOOTSTRAP_ALONE_S = 3.0  # how long a start waits for a first link before it serves what it has
 BOOTSTRAP_S = 60.0  # and for a peer to give it everything
 PUBLISH_S = 1.0
@@ -92,6 +93,10 @@ class Region:
         self.on_writer: Callable[[Writer], None] = lambda writer: None
         self.on_registries: Callable[[list[Json]], None] = lambda registries: None
         self._registries: list[Json] = []
+        self._words: list[Json] = []  # how owners stand, as the writer published it
+        self._words_at_s = clock.monotonic()
+        self._unsure = False  # whether something of another writer may have been missed
+        self._left_since_s: float | None = None  # since when the lease is left to who knows more
         follower.on_beat = self._other_worker_heard
 
     # state
@@ -165,6 +170,7 @@ class Region:
             try:
                 await self._run_for_it()
             except StoreUnavailable:
+                self._tell_owners()  # they grow older meanwhile
                 continue
             except Exception as fault:
                 if self._failed is not None and not self._failed.done():
@@ -177,8 +183,14 @@ class Region:
             await self._resign()
         if self.writer is None and not self._token:
             self._token = secrets.token_hex(12)
+        if self.writer is None and await self._leaves_it():
+            return
         lease = await self._lease()
         if lease.token == self._token:
+            if self.writer is None and await self._leaves_it():
+                token, self._token = self._token, ""
+                await self._store.release(token)
+                return
             self.writer_address = None
             if self.writer is None:
                 await self._begin()
@@ -189,7 +201,22 @@ class Region:
             event("deposed", logging.WARNING, action="following the region's other writer")
             await self._resign()
         elif not self._alone:
+            if self._unsure:
+                await self._follower.load_again()
+                self._unsure = False
             await self._hear_owners()
+
+    async def _leaves_it(self) -> bool:
+        """A store that was emptied, or is an old copy, has lost its lease with the rest. The worker that wrote has
+        everything in memory, and takes it back; we would begin with what is left. Where it does not, it is gone."""
+        if self._alone or await self._store.version() >= self._directory.newest:
+            self._left_since_s = None
+            return False
+        now = self._clock.monotonic()
+        if self._left_since_s is None:
+            self._left_since_s = now
+            event("store_lost_commits", logging.ERROR, action="leaving the lease to the worker that wrote")
+        return now - self._left_since_s < LEFT_S
 
     async def _begin(self) -> None:
         """Take over: everything from the store, a new generation, links."""
@@ -251,6 +278,8 @@ class Region:
 
     async def _resign(self) -> None:
         writer, self.writer = self.writer, None
+        # As a writer we skipped what broke the change stream; another one may have written meanwhile.
+        self._unsure = self._unsure or writer is not None
         self._token = "" if writer is not None else self._token
         self._follower.on_replaced = None
         for task in self._tasks:
@@ -297,6 +326,8 @@ class Region:
     def _other_worker_heard(self, change: Change) -> None:
         """Another worker took a heartbeat; its numbers go to the federation from here."""
         writer = self.writer
+        if writer is not None:
+            writer.confirm(change.key[len(NODE_PREFIX) :])
         if writer is not None and writer.engine.links:
             with contextlib.suppress(ValueError):
                 writer.measured(change.key[len(NODE_PREFIX) :], pack(orjson.loads(change.data)))
@@ -322,12 +353,20 @@ class Region:
             return
         at_ms, words, registries = orjson.loads(published)
         self.tell(registries)
-        now_ms = self._clock.wall_ms()
-        since_s = max(0.0, (now_ms - at_ms) / 1000)
-        for owner, reachable, age_s, generation, known in words:
+        self._words = words
+        self._words_at_s = self._clock.monotonic() - max(0.0, (self._clock.wall_ms() - at_ms) / 1000)
+        self._tell_owners()
+
+    def _tell_owners(self) -> None:
+        """How owners stand by what was published last, which may have been a while ago."""
+        if self.writer is not None:
+            return  # it knows itself
+        now_ms, since_s = self._clock.wall_ms(), self._clock.monotonic() - self._words_at_s
+        reach_s = self._membership.config.reach_s
+        for owner, reachable, age_s, generation, known in self._words:
             self._directory.hear(
                 owner,
-                reachable=reachable,
+                reachable=reachable and age_s + since_s <= reach_s,
                 age_s=age_s + since_s,
                 now_ms=now_ms,
                 generation=generation,

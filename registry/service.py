@@ -137,7 +137,7 @@ class Registry:
         try:
             beat = self._metrics_of(node_id), self._clock.wall_ms()
             await writer.register(record, _incarnation(record), parse_token(request.token), beat)
-            self.directory.beat(node_id, *beat, self._clock.monotonic())
+            self.directory.beat(node_id, *beat, self._clock.monotonic(), now_ms=beat[1])
         except StoreUnavailable:
             if key is not None:
                 self._doubts.note(node_id, record.encode_spec())
@@ -223,8 +223,10 @@ class Registry:
 
     def _is_plain(self, entry: Entry, beat: HeartbeatRequest) -> bool:
         """Whether the heartbeat changes nothing but when the node was last heard, and its numbers."""
+        writer = self._role.writer
         return (
             entry.owner.is_us
+            and (writer is None or entry.node_id not in writer.unconfirmed)
             and entry.word.liveness == "online"
             and (beat.token is None or beat.token == entry.token)
             and not self._changes_report(entry.word.reported, beat.status)
@@ -255,7 +257,7 @@ class Registry:
         at_ms = self._clock.wall_ms()
         if not await self._store.beat(node_key(node_id), metrics, at_ms):
             return False
-        self.directory.beat(node_id, metrics, at_ms, self._clock.monotonic(), decoded)
+        self.directory.beat(node_id, metrics, at_ms, self._clock.monotonic(), decoded, now_ms=at_ms)
         writer = self._role.writer
         if decoded and writer is not None and writer.engine.links:
             writer.measured(node_id, measurements.pack(decoded))

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -110,6 +110,7 @@ class Writer:
         self._paused = False
         self._loud: dict[tuple[str, str | None], float] = {}
         self._watchers: list[tuple[Position, asyncio.Future[None]]] = []
+        self.unconfirmed: set[str] = set()  # nodes of ours whose word is of a start that our store has lost
         self.visible: dict[Chain, int] = dict(engine.replica.vector)
         self.alerts: Counter[str] = Counter()
         self.last_alerts: dict[str, dict[str, Any]] = {}
@@ -121,6 +122,8 @@ class Writer:
         engine.on_measured(self._measured)
         engine.ask_heard(self._is_heard)
         self._roster_seen: dict[str, bytes] = {}
+        for held in engine.replica.records():
+            self._note_confirmation(held.key, held)
 
     # time and links
 
@@ -276,8 +279,21 @@ class Writer:
         self.check()
         effects: list[Effect] = []
         for item in due:
-            effects += self.engine.judge(node_key(item.node_id), item.word.encode(), self.now)
+            if not self._has_changed(item):
+                effects += self.engine.judge(node_key(item.node_id), item.word.encode(), self.now)
         await self._kept(effects)
+
+    def _has_changed(self, due: Due) -> bool:
+        """Whether something newer was said of the node since it came due: it was heard."""
+        record = self.engine.replica.get(node_key(due.node_id))
+        judgement = record.judgement if record is not None else None
+        return due.basis is not None and (judgement is None or Word.decode(judgement.payload) != due.basis)
+
+    def confirm(self, node_id: str) -> None:
+        """Another worker hears a node of ours: what only a lost store had said of it is said again."""
+        node = self.node(node_id) if node_id in self.unconfirmed and self.available else None
+        if node is not None and node.word.liveness == "online":
+            self.perform(self.engine.judge(node_key(node_id), node.word.encode(), self.now))
 
     async def forget_registry(self, registry_id: str) -> bool:
         """Take a registry out of the roster: its pinned identity with it. False: it is not there."""
@@ -363,7 +379,9 @@ class Writer:
                     return
                 await asyncio.sleep(RETRY_S)
                 continue
-            except BaseException:  # the end, or a fault of ours: nobody must wait for it
+            except BaseException:  # the end, or a fault of ours: nobody must wait for it, and nothing is left out
+                self._dirty, self._meta_due = {**dirty, **self._dirty}, True
+                self._behind = behind + self._behind
                 self._give_up(waiting)
                 raise
             self._succeeded()
@@ -408,7 +426,10 @@ class Writer:
         version = max(self._version + 1, self._clock.wall_ms())
         commit = asyncio.ensure_future(self._store.commit(self._token, self._expected, version, puts, meta))
         await asyncio.sleep(0)  # it is queued now, and what follows comes after it
-        outcomes = await asyncio.gather(commit, *(self._store.beat(*beat) for beat in beats), return_exceptions=True)
+        heard: list[Awaitable[bool]] = []
+        with contextlib.suppress(StoreUnavailable):  # no room: what becomes of the commit must be known all the same
+            heard += [self._store.beat(*beat) for beat in beats]
+        outcomes = await asyncio.gather(commit, *heard, return_exceptions=True)
         if isinstance(outcomes[0], StoreUnavailable):
             self._version = version
             self._expected.add(version)
@@ -422,10 +443,21 @@ class Writer:
         for key, node in nodes:
             if not key.startswith(NODE_PREFIX):
                 continue
+            self._note_confirmation(key, self.engine.replica.get(key))
             if node is None:
                 self._directory.delete(key[len(NODE_PREFIX) :], version)
             else:
                 self._directory.put(node, version, now, now_ms)
+
+    def _note_confirmation(self, key: str, record: Versioned | None) -> None:
+        """Whether our watermarks vouch for our word on that node. Where not, others take it for out of date,
+        until it is said again: with the node's next heartbeat."""
+        replica, judgement = self.engine.replica, record.judgement if record is not None else None
+        ours = judgement is not None and judgement.origin == replica.registry_id and key.startswith(NODE_PREFIX)
+        if ours and judgement is not None and not replica.vouches_for(judgement):
+            self.unconfirmed.add(key[len(NODE_PREFIX) :])
+        else:
+            self.unconfirmed.discard(key[len(NODE_PREFIX) :])
 
     async def _rewrite(self) -> None:
         """The store is not as we left it. Somebody who wrote for the region after us knows better than we;
@@ -456,7 +488,8 @@ class Writer:
         why = error if isinstance(error, StoreUnavailable) else StoreUnavailable("down", "the lease was lost")
         self._give_up(waiting, why)
         if len(self._expected) > MAX_DOUBTFUL:
-            self._expected = set(sorted(self._expected)[-MAX_DOUBTFUL:])
+            known, *doubtful = sorted(self._expected)  # the least is the last one that is known to have been made
+            self._expected = {known, *doubtful[1 - MAX_DOUBTFUL :]}
         if now - self._failing_since_s >= PAUSE_AFTER_S and not self._paused and self._links is not None:
             self._paused = True
             self._behind = []
@@ -504,7 +537,8 @@ class Writer:
             return
         metrics = bytes(memoryview(orjson.dumps(values)))  # a copy to keep: orjson's own buffer is oversized
         at_ms = self._clock.wall_ms() - int((self._clock.monotonic() - record.metrics_at_s) * 1000)
-        self._directory.beat(record.key[len(NODE_PREFIX) :], metrics, at_ms, record.metrics_at_s, values)
+        node_id, now_ms = record.key[len(NODE_PREFIX) :], self._clock.wall_ms()
+        self._directory.beat(node_id, metrics, at_ms, record.metrics_at_s, values, now_ms=now_ms)
         if self.on_beats is not None:
             self._beats.append((record.key, metrics, at_ms))
 
@@ -554,4 +588,5 @@ class Writer:
             self._flusher.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._flusher
+        self.deposed.set()  # whoever still holds this writer begins nothing any more
         self._give_up([done for _, done in self._watchers])

@@ -5,6 +5,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -14,7 +15,7 @@ from registry import region as region_module
 from registry import service as service_module
 from registry.errors import ApiError
 from registry.lifecycle import Windows
-from registry.node import node_key
+from registry.node import Record, node_key
 from registry.ports import StoreUnavailable
 from registry.region import BOOTSTRAP_ALONE_S, BOOTSTRAP_S
 from registry.service import NotWriter
@@ -283,6 +284,34 @@ async def test_the_other_workers_hear_how_owners_stand_and_where_else_nodes_may_
         await becomes(lambda: told and told[-1] == [{"url": "http://there.example.org", "region": "us"}])
 
 
+async def test_what_was_said_of_owners_grows_old_while_nobody_can_tell_more(
+    region: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with two(region) as (one, other):
+        await one.register("a")
+        node = replace(node_of(one, "a"), node_id="t", home_registry=THERE, said=(7, 1))
+        words = orjson.dumps([other.clock.wall_ms(), [[THERE, True, 1.0, 7, [[7, 10]]]], []])
+        monkeypatch.setattr(one.store, "publish", other.store.ping)
+        await region_published(one, words)
+        other.directory.put(node, 1, other.clock.monotonic())
+        entry = other.directory.get("t")
+        assert entry is not None
+        await becomes(lambda: entry.reachable)
+
+        async def away(*_: Any) -> Any:
+            raise StoreUnavailable("down", "a test says so")
+
+        monkeypatch.setattr(other.store, "lease", away)
+        await asyncio.sleep(0)
+        other.region._words_at_s -= 60
+        await becomes(lambda: not entry.reachable)
+        assert orjson.loads(entry.fragment() + b"}")["status_age_s"] >= 60
+
+
+async def region_published(worker: Worker, words: bytes) -> None:
+    await type(worker.store).publish(worker.store, region_module.OWNERS, words)
+
+
 async def one_spec(worker: Worker) -> bytes:
     """A registration's payload."""
     await worker.register("a")
@@ -344,6 +373,92 @@ async def test_every_worker_s_heartbeats_survive_a_store_that_was_emptied(region
         assert (await patiently(through_the_other))["success"]
         assert one.region.writer is not None or other.region.writer is not None
         await becomes(lambda: one.statuses() == other.statuses() == {"a": "online"})
+
+
+async def test_a_store_that_was_emptied_is_left_to_the_worker_that_knows_everything(region: Bench) -> None:
+    async with two(region) as (one, other):
+        await one.register("a")
+        await one.patch("a", status="maintenance")
+        await becomes(lambda: other.statuses() == {"a": "maintenance"})
+        await emptied(region)
+        await other.region._run_for_it()  # it asks for the lease first
+        assert other.region.writer is None
+        await becomes(lambda: one.writer.alerts["store_changed"] > 0)
+        await becomes(lambda: one.writer.available and not one.writer._busy)
+        assert await kept(one) == await held(one)
+        assert one.statuses() == other.statuses() == {"a": "maintenance"}
+
+
+async def test_a_store_that_was_emptied_when_its_writer_died_has_another_writer_soon(
+    region: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(region_module, "LEFT_S", 0.5)
+    one, other = Worker(await region.worker("w1"), address="/one"), Worker(await region.worker("w2"), address="/two")
+    await one.region.start()
+    await other.region.start()
+    try:
+        await one.register("a")
+        await becomes(lambda: other.statuses() == {"a": "online"})
+        await one.die()
+        await emptied(region)
+        await becomes(lambda: other.region.writer is not None)
+        assert other.statuses() == {}  # nobody has it any more: the node registers again
+        await other.register("a")
+    finally:
+        await other.stop()
+
+
+async def test_a_writer_that_was_replaced_reads_what_it_may_have_missed(region: Bench) -> None:
+    async with two(region) as (one, other):
+        await one.register("a")
+        campaign = one.region._campaign
+        assert campaign is not None
+        campaign.cancel()
+        await asyncio.wait({campaign})
+        await becomes(lambda: other.region.writer is not None)
+        # Its stream had broken, and as a writer it went on with the newest: this deletion came before that.
+        one.directory.put(replace(node_of(other, "a"), node_id="deleted"), 1, one.clock.monotonic())
+        one.region._campaign = asyncio.create_task(one.region._campaign_for_ever())
+        await becomes(lambda: set(one.statuses()) == {"a"})
+
+
+def node_of(worker: Worker, node_id: str) -> Record:
+    node = worker.writer.node(node_id)
+    assert node is not None
+    return node
+
+
+@pytest.mark.parametrize("by", ["the writer", "another worker"])
+async def test_what_only_a_lost_store_had_said_is_said_again_once_the_node_is_heard(region: Bench, by: str) -> None:
+    made: list[FakeLinks] = []
+
+    def make_links(writer: Writer) -> FakeLinks:
+        made.append(FakeLinks())
+        return made[-1]
+
+    async with working(await region.worker("w0"), links=make_links) as before:
+        peer = Peer(before.writer, made[-1])
+        peer.connect()
+        token = (await before.register("a"))["token"]
+        await becomes(lambda: peer.engine.replica.get("n:a") is not None)
+    await emptied(region)
+    async with two(region, links=make_links) as (one, other):
+        peer.relink(one.writer, made[-1])
+        await becomes(lambda: other.statuses() == {"a": "online"} and not one.writer._busy)
+
+        def stands() -> bool:
+            peer.tick()
+            standing = peer.engine.standing("n:a", peer.now)
+            return standing is not None and standing.reachable
+
+        assert not stands()
+        worker = one if by == "the writer" else other
+        assert (await worker.beat("a", token=token))["token"] == token
+        await becomes(stands)
+        await becomes(lambda: not one.writer.unconfirmed)
+        position = one.writer.position
+        await worker.beat("a", token=token)
+        assert one.writer.position == position  # once
 
 
 # registrations in doubt

@@ -214,6 +214,47 @@ async def test_a_commit_that_fails_is_made_again_until_it_is_made(rig: Rig, faul
     await rig.holds_everything()
 
 
+async def test_a_long_outage_in_which_nothing_was_lost_costs_no_new_beginning(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer_module, "RETRY_S", 0.001)
+    await rig.register("a")
+    rig.store.faults.extend(["lost"] * (3 * writer_module.MAX_DOUBTFUL))
+    await rig.refused(rig.register("b"))
+    await becomes(lambda: rig.writer.available)
+    assert not rig.writer.alerts["store_changed"]
+    await rig.holds_everything()
+
+
+async def test_a_registration_s_heartbeat_that_finds_no_room_leaves_no_doubt_about_its_commit(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*beat: Any) -> Any:
+        raise StoreUnavailable("slow", "too many operations wait for it")
+
+    monkeypatch.setattr(rig.store, "beat", full)
+    await rig.register("a")
+    await rig.register("b")
+    assert not rig.writer.deposed.is_set()
+    assert not rig.writer.alerts["store_changed"]
+    await rig.holds_everything()
+
+
+async def test_a_node_that_was_heard_since_it_came_due_is_not_judged_by_its_silence(rig: Rig) -> None:
+    await rig.register("a")
+    silent = Word("degraded", None, "silent", NOW_MS)
+    await rig.writer.judge([Due("a", silent, Word())])
+    assert await rig.writer.heard("a", Word(), b"", None)
+    await rig.writer.judge([Due("a", Word("offline", None, "silent", NOW_MS), silent)])
+    node = rig.writer.node("a")
+    assert node is not None
+    assert node.word == Word()
+    await rig.writer.judge([Due("a", silent, Word())])
+    node = rig.writer.node("a")
+    assert node is not None
+    assert node.word == silent
+
+
 async def test_a_store_that_is_away_for_long_ends_the_links_until_it_is_back(rig: Rig) -> None:
     await rig.peer()
     await rig.register("before")

@@ -138,6 +138,12 @@ class Peer:
         self._writer.connected(self.registry_id)
         self.do(self.engine.connected(HERE, self.now))
 
+    def relink(self, writer: Writer, links: FakeLinks) -> None:
+        """A later start of the other side."""
+        self.do(self.engine.disconnected(HERE, self.now))
+        self._writer, self._links = writer, links
+        self.connect()
+
     def tick(self) -> None:
         """Let it act on time."""
         self.do(self.engine.tick(self.now))

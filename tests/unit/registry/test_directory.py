@@ -406,6 +406,35 @@ def test_what_the_store_knows_of_a_heartbeat_is_taken_unless_more_is_known_here(
     assert (other.beat_at_ms, other.metrics) == (NOW_MS, b"{}")  # not ours to keep
 
 
+@pytest.mark.parametrize("wrong", ["another registry's clock was ahead", "our own was set back"])
+def test_no_wall_clock_silences_a_node_that_is_heard(wrong: str) -> None:
+    directory = empty()
+    if wrong == "our own was set back":
+        directory.put(made("a"), 1, 0.0)
+        directory.beat("a", b"{}", NOW_MS + 600_000, 0.0, now_ms=NOW_MS + 600_000)
+    else:
+        ahead = replace(made("a", home=THERE), last_registration_ms=NOW_MS + 600_000)
+        directory.put(ahead, 1, 0.0)
+        directory.put(replace(ahead, home_registry=HOME), 2, 0.0)
+    for now in range(1, 400, 30):
+        at_ms = NOW_MS + now * 1000
+        directory.beat("a", b'{"cpu_percent":%d}' % now, at_ms, float(now), now_ms=at_ms)
+        assert directory.due(float(now)) == []
+    entry = directory.get("a")
+    assert entry is not None
+    assert (entry.heard_s, entry.beat_at_ms, entry.metrics) == (391.0, NOW_MS + 391_000, b'{"cpu_percent":391}')
+    directory.beat("a", b"{}", NOW_MS + 390_000, 392.0, now_ms=NOW_MS + 392_000)  # another worker's, told late
+    assert entry.beat_at_ms == NOW_MS + 391_000
+
+
+def test_a_node_that_is_online_again_was_heard() -> None:
+    directory = empty()
+    directory.put(made("a"), 1, 0.0)
+    say_all(directory, 200.0)
+    directory.put(made("a"), 9, 200.5)  # its heartbeat is kept a moment later
+    assert directory.due(201.0) == []
+
+
 # other registries' nodes
 
 
