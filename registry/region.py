@@ -146,9 +146,18 @@ class Region:
                 break
             if not self._alone:
                 await self._follower.start()
+                await self._wait_for_writer()
                 break
             await asyncio.sleep(RENEW_S / 3)  # the lease of a start that was killed runs out
         self._campaign = asyncio.create_task(self._campaign_for_ever(), name="lease")
+
+    async def _wait_for_writer(self) -> None:
+        """Who cannot pass on what needs writing leaves the port to the one that writes, but not for long: reads
+        it could answer."""
+        until_s = self._clock.monotonic() + BOOTSTRAP_ALONE_S
+        while self.writer is None and not self.writer_address and self._clock.monotonic() < until_s:
+            await asyncio.sleep(RENEW_S / 3)
+            await self._run_for_it()
 
     async def failed(self) -> None:
         """Return only when a task has died, which is a fault of ours: raise it."""
