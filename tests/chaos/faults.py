@@ -198,8 +198,8 @@ SHORT = [
     Fault(10.0, "store emptied", "r1", "r0", 0.5),
     Fault(12.0, "store is old", "r1", "r0", 4.0),
     Fault(16.0, "far away", "r2", "r1", 4.0),
-    Fault(21.0, "registry frozen", "r2", "r0", 5.0),
-    Fault(24.0, "partitioned", "r1", "r0", 13.0),  # longer than an owner may be silent without being called so
-    Fault(29.0, "store lost", "r0", "r1", 1.0),
-    Fault(38.0, "links reset", "r0", "r2", 0.0),
+    Fault(26.0, "partitioned", "r1", "r0", 14.0),  # longer than an owner may be silent without being called so
+    Fault(31.0, "store lost", "r0", "r1", 1.0),
+    Fault(41.0, "links reset", "r0", "r1", 0.0),
+    Fault(41.5, "registry frozen", "r2", "r0", 4.0),
 ]
