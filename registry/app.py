@@ -67,7 +67,7 @@ def make_app(parts: Parts) -> tuple[web.Application, Gate, Forwarder, Registry]:
         lambda: view() if region.writer is not None else None,
         parts.started_ms or parts.clock.wall_ms(),
     )
-    forwarder = Forwarder(lambda: region.writer_address, callers.address)
+    forwarder = Forwarder(lambda: region.writer_address, lambda: region.writer is not None, callers.address)
     federation = FederationHandlers(region, view, callers, forwarder, parts.clock)
     existing = ExistingHandlers(registry, callers, parts.clock)
     app = web.Application(client_max_size=MAX_BODY_BYTES)

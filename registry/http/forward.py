@@ -12,30 +12,62 @@ from federation.wire import MAX_FRAME_SIZE
 from registry.ports import StoreUnavailable
 
 TIMEOUT_S = 10.0
+PATIENCE_S = 3.0  # a writer that died is replaced within this
+_TRY_AGAIN_S = 0.05
+_MAX_MESSAGE = MAX_FRAME_SIZE + 1  # aiohttp refuses what reaches it
 _PASSED_ON = ("Authorization", "Content-Type", "Accept")
 _PASSED_BACK = ("Content-Type", "Retry-After", "WWW-Authenticate", "Allow")
 
 
-class Forwarder:
-    """`address` tells the writer's socket file; None while nobody writes."""
+class Interrupted(Exception):
+    """The writer went away in the midst of a request: it may have been done, or not."""
 
-    def __init__(self, address: Callable[[], str | None], observed: Callable[[web.Request], str]) -> None:
+
+class Forwarder:
+    """`address` tells the writer's socket file; none while nobody writes. `is_writer`: whether it is us now."""
+
+    def __init__(
+        self,
+        address: Callable[[], str | None],
+        is_writer: Callable[[], bool],
+        observed: Callable[[web.Request], str],
+    ) -> None:
         self._address = address
+        self._is_writer = is_writer
         self._observed = observed
         self._session: aiohttp.ClientSession | None = None
         self._connected_to: str | None = None
 
-    async def request(self, request: web.Request) -> web.Response:
-        """The writer's answer to a request. Raises StoreUnavailable where there is no writer (yet)."""
+    async def request(self, request: web.Request) -> web.Response | None:
+        """The writer's answer to a request; None: we have become the writer ourselves. While nobody writes it waits,
+        but not for long. Raises StoreUnavailable."""
         content = await request.read()
-        session = await self._to_writer()
         headers = {name: request.headers[name] for name in _PASSED_ON if name in request.headers}
         headers["X-Forwarded-For"] = self._observed(request)
+        loop = asyncio.get_running_loop()
+        until_s = loop.time() + PATIENCE_S
+        while not self._is_writer():
+            try:
+                return await self._ask(request, content, headers)
+            except aiohttp.ClientConnectorError:  # nothing of it was sent
+                why = "the worker that writes for this region does not answer"
+            except StoreUnavailable as error:
+                why = str(error)
+            if loop.time() >= until_s:
+                raise StoreUnavailable("down", why)
+            await asyncio.sleep(_TRY_AGAIN_S)
+        return None
+
+    async def _ask(self, request: web.Request, content: bytes, headers: dict[str, str]) -> web.Response:
+        session = await self._to_writer()
         try:
             async with session.request(request.method, request.rel_url, data=content, headers=headers) as answer:
                 body = await answer.read()
+        except aiohttp.ClientConnectorError:
+            raise
         except (aiohttp.ClientError, TimeoutError, OSError):
-            raise StoreUnavailable("down", "the worker that writes for this region does not answer") from None
+            # It may have been done: only the caller can know whether to do it again.
+            raise Interrupted from None
         kept = {name: answer.headers[name] for name in _PASSED_BACK if name in answer.headers}
         return web.Response(body=body, status=answer.status, headers=kept)
 
@@ -43,10 +75,12 @@ class Forwarder:
         """A peer's link, carried to the writer frame by frame."""
         session = await self._to_writer()
         try:
-            inner = await session.ws_connect(request.rel_url, max_msg_size=MAX_FRAME_SIZE, autoping=False, compress=0)
+            inner = await session.ws_connect(
+                request.rel_url, max_msg_size=MAX_FRAME_SIZE + 1, autoping=False, compress=0
+            )
         except (aiohttp.ClientError, TimeoutError, OSError):
             raise StoreUnavailable("down", "the worker that holds the links does not answer") from None
-        outer = web.WebSocketResponse(max_msg_size=MAX_FRAME_SIZE, autoping=False, compress=False)
+        outer = web.WebSocketResponse(max_msg_size=_MAX_MESSAGE, autoping=False, compress=False)
         await outer.prepare(request)
         there = asyncio.create_task(_pump(outer, inner))
         back = asyncio.create_task(_pump(inner, outer))
@@ -88,7 +122,9 @@ Socket = web.WebSocketResponse | aiohttp.ClientWebSocketResponse
 
 
 async def _pump(source: Socket, target: Socket) -> None:
-    async for message in source:
+    """Pass on what comes, to the last word: why it ends."""
+    while True:
+        message = await source.receive()
         match message.type:
             case aiohttp.WSMsgType.BINARY:
                 await target.send_bytes(message.data)
@@ -98,5 +134,8 @@ async def _pump(source: Socket, target: Socket) -> None:
                 await target.ping(message.data)
             case aiohttp.WSMsgType.PONG:
                 await target.pong(message.data)
+            case aiohttp.WSMsgType.CLOSE:
+                await target.close(code=message.data or aiohttp.WSCloseCode.OK, message=(message.extra or "").encode())
+                return
             case _:
                 return

@@ -14,6 +14,7 @@ from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
 from registry.errors import ApiError
+from registry.http.forward import Interrupted
 from registry.http.wire import answer_problem, too_large
 from registry.logs import event
 from registry.metrics import Metrics
@@ -44,9 +45,9 @@ class Gate:
         metrics: Metrics,
         cors_origins: Sequence[str],
         hot: Mapping[tuple[str, str], Handler],
-        forward: Handler,
+        forward: Callable[[web.Request], Awaitable[web.StreamResponse | None]],
     ) -> None:
-        """`forward` asks the worker that writes."""
+        """`forward` asks the worker that writes; None: that is us now."""
         self._app = app
         self._forward = forward
         self._hot = hot
@@ -74,14 +75,16 @@ class Gate:
 
     async def _answered(self, request: web.Request, hot: Handler | None) -> web.StreamResponse:
         try:
-            try:
-                if hot is not None and "Expect" not in request.headers:
-                    return await hot(request)
-                if self._origins and request.method == "OPTIONS" and "Origin" in request.headers:
-                    return web.Response(status=204, headers=_CORS)
-                return await self._app._handle(request)
-            except NotWriter:
-                return await self._forward(request)
+            for _ in range(2):  # where we have become the writer ourselves, there is nobody else to ask
+                try:
+                    return await self._handled(request, hot)
+                except NotWriter:
+                    forwarded = await self._forward(request)
+                if forwarded is not None:
+                    return forwarded
+            raise StoreUnavailable("down", "the region's writer changes too often")
+        except Interrupted:
+            return answer_problem(_store_problem(StoreUnavailable("slow")))
         except ApiError as error:
             return answer_problem(error)
         except StoreUnavailable as error:
@@ -94,6 +97,13 @@ class Gate:
         except Exception:
             event("handler_failed", logging.ERROR, exc_info=True, method=request.method, route=_route(request))
             return answer_problem(ApiError("internal", "The registry failed on this request; its log says why."))
+
+    async def _handled(self, request: web.Request, hot: Handler | None) -> web.StreamResponse:
+        if hot is not None and "Expect" not in request.headers:
+            return await hot(request)
+        if self._origins and request.method == "OPTIONS" and "Origin" in request.headers:
+            return web.Response(status=204, headers=_CORS)
+        return await self._app._handle(request)
 
     def _allow_origin(self, request: web.Request, headers: Any) -> None:
         origin = request.headers.get("Origin", "")
@@ -111,7 +121,7 @@ def _store_problem(error: StoreUnavailable) -> ApiError:
     }.get(error.reason, "refuses the request")
     return ApiError(
         "store_unavailable",
-        f"The registry's store {words}; nothing was changed, try again.",
+        f"The registry's store {words}; what was asked may not have been done, try again.",
         retry_after_s=RETRY_AFTER_S,
     )
 
