@@ -109,7 +109,10 @@ def the_dead_are_not_shown_alive(world: "World") -> None:
             if standing is None or standing.judgement != ONLINE or not standing.reachable:
                 continue
             owner = world.registries.get(standing.owner)
-            heard_s = max([beat_s, *(r.started_s for r in world.registries.values())])
+            found_s = (
+                owner.counting_since_s(key) if owner is not None else 0.0
+            )  # with a store that was lost: much later
+            heard_s = max([beat_s, found_s, *(r.started_s for r in world.registries.values())])
             limit_s = scenario.window_s + SWEEP_S + scenario.reach_s + late_s + 2 * scenario.store_delay_s + SLACK_S
             if world.now - heard_s > limit_s * (1 if scenario.topology == "mesh" else 2):
                 raise Violation(

@@ -335,6 +335,10 @@ class SimulatedRegistry:
                 self._judge(key)
         self.world.after(SWEEP_S, self._sweep, life)
 
+    def counting_since_s(self, key: str) -> float:
+        """Since when a node has been silent, by what we know: when we last heard it, or found that it is ours."""
+        return self._last_beat_s.get(key, 0.0)
+
     def _judge(self, key: str) -> None:
         engine = self.live
         if not engine.owns(key):
