@@ -139,7 +139,7 @@ class Registry:
             await writer.register(record, _incarnation(record), parse_token(request.token), beat)
             self.directory.beat(node_id, *beat, self._clock.monotonic(), now_ms=beat[1])
         except StoreUnavailable:
-            if key is not None:
+            if key is not None and key[0] is not None:  # else its caller has the key, and may have the node elsewhere
                 self._doubts.note(node_id, record.encode_spec())
             raise
         except ValueError as fault:

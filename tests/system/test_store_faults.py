@@ -146,6 +146,21 @@ async def test_a_registration_whose_answer_was_lost_does_not_lose_the_id(
         await done(owner, "DELETE", f"{NODES}/comes-again")
 
 
+async def test_a_registration_with_the_callers_own_key_is_not_taken_back(
+    rig: Rig, admin: aiohttp.ClientSession, anyone: aiohttp.ClientSession
+) -> None:
+    """A registry that has lost it would else delete a node that lives elsewhere, with all that operators said of it."""
+    node = await done(anyone, "POST", f"{NODES}/register", json={"node_id": "keyed"})
+    await done(admin, "DELETE", f"{NODES}/keyed")
+    async with session(rig.registry.url, node["api_key"]) as owner:
+        rig.proxy.lose_answer_to(b"EVALSHA")
+        await refused(owner, "POST", f"{NODES}/register", json={"node_id": "keyed"})
+        await until(lambda: ready(admin))
+        await works_again(admin)  # what would be taken back, has been
+        await done(owner, "POST", f"{NODES}/heartbeat", json={"node_id": "keyed"})
+        await done(owner, "DELETE", f"{NODES}/keyed")
+
+
 async def test_a_change_whose_answer_was_lost_shows_as_the_store_has_it(rig: Rig, admin: aiohttp.ClientSession) -> None:
     for node_id in ("moved", "gone"):
         await done(admin, "POST", f"{NODES}/register", json={"node_id": node_id})
