@@ -14,6 +14,7 @@ from federation.messages import Ack, Entry, Graft, Prune, Push, Segment
 from federation.record import weight
 
 MANY_HOPS = 1_000
+PUSHES_AT_ONCE = 4  # before there is a gap between them: who writes now and then never waits
 
 
 class Streams:
@@ -23,7 +24,7 @@ class Streams:
         self._core = core
         self._intake = intake
         self._fed_by: dict[Chain, tuple[str, int]] = {}  # whose push last moved us on, and its hops
-        self._pushed_s: dict[str, float] = {}  # by peer, when it was last pushed something
+        self._paid_s: dict[str, float] = {}  # by peer, until when its pushes up to now use up their gaps
 
     def advanced(self, chain: Chain) -> None:
         """Our position in the chain has moved on."""
@@ -33,7 +34,7 @@ class Streams:
 
     def greeted(self, link: Link) -> None:
         """The link is new: it knows our position from our Hello, and pulls what it lacks up to there."""
-        self._pushed_s.pop(link.peer, None)
+        self._paid_s.pop(link.peer, None)
         link.cursor = dict(link.announced)
         link.behind = dict.fromkeys(self._core.replica.vector)
 
@@ -44,7 +45,8 @@ class Streams:
                 segments = self._collect(link)
                 if segments:
                     self._core.send(link, Push(self._core.frame(link, now), tuple(segments)))
-                    self._pushed_s[link.peer] = now.mono_s
+                    paid_s = max(self._paid_s.get(link.peer, 0.0), now.mono_s)
+                    self._paid_s[link.peer] = paid_s + self._core.config.push_gap_s
 
     @property
     def due_s(self) -> float | None:
@@ -56,10 +58,9 @@ class Streams:
         return bool(link.behind) and self._core.credit(link) > 0 and not self._core.is_stale(link)
 
     def _next_push_s(self, link: Link) -> float:
-        """A link that is idle gets a write at once, a busy one several together. A gap of none: everything that
-        there is goes out in one turn."""
-        gap_s = self._core.config.push_gap_s
-        return self._pushed_s.get(link.peer, float("-inf")) + gap_s if gap_s else float("-inf")
+        """A link that is idle gets a few writes at once, a busy one several together. A gap of none: everything that
+        there is goes out in one turn. (The generic cell rate algorithm, ITU-T I.371.)"""
+        return self._paid_s.get(link.peer, float("-inf")) - PUSHES_AT_ONCE * self._core.config.push_gap_s
 
     def received(self, link: Link, push: Push, now: Now) -> None:
         """Take in a push. What a stale registry says is not joined; a stale one that we are
