@@ -36,6 +36,7 @@ from registry.writer import Writer
 DRAIN_S = 2.0  # of the 5 s that a stop may take; a frozen store holds a call for less
 CUT_S = 0.2  # for handlers to see that they are cancelled
 TEND_EVERY_S = 0.25
+SETTLE_EVERY_S = 0.1
 PUSH_GAP_S = 0.02  # under load, what a peer hears in one piece: a message costs ten times what a record in it does
 
 
@@ -108,7 +109,7 @@ async def _serve(
         await region.stop()
         return
     loading.result()
-    _settle_garbage_collector()
+    settling = asyncio.create_task(_settle_garbage_collector(region))
     runner = Runner(app, gate, shutdown_timeout=CUT_S, keepalive_timeout=75.0)
     await runner.setup()
     await web.SockSite(runner, job.listener, ssl_context=server_context(settings), backlog=1024).start()
@@ -125,6 +126,7 @@ async def _serve(
                 task.result()
     finally:
         await _cancelled(stopped)
+        await _cancelled(settling)
         for task in failed:
             await _cancelled(task)
         await runner.drain(DRAIN_S)
@@ -190,10 +192,12 @@ def _parts(
     )
 
 
-def _settle_garbage_collector() -> None:
+async def _settle_garbage_collector(region: Region) -> None:
     """Nodes live long and hold no cycles: a full collection over 100,000 of them would stall every
-    request for a tenth of a second and free nothing. So those loaded are left out, and the rest
-    is looked at less often."""
+    request for a tenth of a second and free nothing. So those loaded, or given to us by peers at the start, are
+    left out, and the rest is looked at less often."""
+    while region.reasons:  # noqa: ASYNC110 - asked for, as nobody tells
+        await asyncio.sleep(SETTLE_EVERY_S)
     gc.freeze()
     gc.set_threshold(20_000, 20, 50)
     gc.enable()
