@@ -30,6 +30,7 @@ class Ack:
     sent_s: float
     answered_s: float
     site: Site
+    epoch: int  # of the site, when it answered
 
 
 @dataclass
@@ -186,7 +187,7 @@ class Agent:
             raise Violation(f"no live node is shown offline: {self.site} answers {self} so", self.node_id)
         if not self.acks or self.acks[-1].site is not self.site:
             self.settled_s = now_s
-        self.acks.append(Ack(sent_s, now_s, self.site))
+        self.acks.append(Ack(sent_s, now_s, self.site, self.site.epoch))
         while self.acks[0].sent_s < now_s - REMEMBERED_S:
             self.acks.popleft()
 

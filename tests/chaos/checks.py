@@ -87,7 +87,8 @@ class Watch:
         newest = agent.acks[-1]
         if newest.answered_s > asked_s:
             return  # it was heard while we looked
-        if newest.site is self._site and asked_s - newest.sent_s < FRESH_S:
+        here = newest.site is self._site and newest.epoch == self._site.epoch  # else its store may be lost since
+        if here and asked_s - newest.sent_s < FRESH_S:
             raise Violation(
                 f"no live node is shown offline: {self._site} shows {agent} so at {asked_s:.2f}, and took its "
                 f"heartbeat of {newest.sent_s:.2f}",

@@ -13,7 +13,7 @@ from tests.chaos.callers import NODES, Agent, Operators
 from tests.chaos.checks import Watch, difference, keys_work, unlinked, unsettled
 from tests.chaos.client import Client, Unanswered
 from tests.chaos.faults import KINDS, Fault, Scene
-from tests.chaos.ledger import MOST_SKEW_S, Ledger, Vector, Write
+from tests.chaos.ledger import MOST_SKEW_S, Ledger, Vector
 from tests.chaos.site import READY_S, Site, listed
 from tests.chaos.timeline import Timeline, Violation
 from tests.support.proxy import Network
@@ -235,11 +235,8 @@ class Federation:
         """Ask the others what they have of what was acknowledged."""
         at_s = self._timeline.now_s
         vectors = [await self._vector(other) for other in self._sites if other is not site]
-        lost: list[Write] = self._ledger.store_lost(vectors)
-        for made in (made for agent in self._agents for made in agent.registrations):
-            if made.holds and not made.is_covered(vectors):
-                made.lost = True
-                lost.append(made)
+        registrations = (made for agent in self._agents for made in agent.registrations)
+        lost = self._ledger.store_lost(site.name, registrations, vectors, at_s)
         heard = [other.hears[site.name] for other in self._sites if other is not site and site.name in other.hears]
         for write in lost:
             self._timeline.note(f"lost with {site}'s store: {write}")

@@ -101,9 +101,12 @@ class Ledger:
             yield from (patch for patch in patches if patch.holds)
         yield from (deletion for deletion in self.deletions.values() if deletion.holds)
 
-    def store_lost(self, survivors: list[Vector]) -> list[Write]:
-        """A store is gone. What no other registry has may be gone with it: which that is."""
-        lost = [write for write in self.writes() if not write.is_covered(survivors)]
+    def store_lost(self, site: str, others: Iterable[Write], survivors: list[Vector], at_s: float) -> list[Write]:
+        """A site's store was gone then. What no other registry has may be gone with it: which of these, and of
+        what operators wrote."""
+        writes = [*self.writes(), *(write for write in others if write.holds)]
+        before = [write for write in writes if write.site == site or (write.acked_s or at_s) < at_s]
+        lost = [write for write in before if not write.is_covered(survivors)]
         for write in lost:
             write.lost = True
         return lost
