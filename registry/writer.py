@@ -37,6 +37,7 @@ COMMIT_PUTS = 500  # about ten milliseconds of the store's time
 RETRY_S = 0.2
 PAUSE_AFTER_S = 3.0  # without the store: others should not take us for alive when nobody can write here
 MAX_DOUBTFUL = 16  # commits in a row of which nobody knows whether they were made
+LOUD_FAULTS = 10  # traces of one fault that may come with every tick
 LOUD_S = 60.0  # one cause is logged once in so long
 
 
@@ -145,7 +146,8 @@ class Writer:
             try:
                 self._tick()
             except Exception:  # a fault of ours in one part of what time brings: the others go on
-                event("tick_failed", logging.ERROR, exc_info=True)
+                if self.alerts["tick_failed"] < LOUD_FAULTS:
+                    event("tick_failed", logging.ERROR, exc_info=True)
                 self.alert("tick_failed", "a fault of ours; the log has its trace")
             await asyncio.sleep(TICK_S)
 

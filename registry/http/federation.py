@@ -49,6 +49,8 @@ class FederationHandlers:
         if self._region.writer is None:
             raise NotWriter
         registry_id = request.match_info["registry_id"]
+        if registry_id == self._region.writer.engine.config.registry_id:
+            raise ApiError("forbidden", f"{registry_id} is this registry itself; ask another one to forget it.")
         if not await self._region.writer.forget_registry(registry_id):
             raise ApiError("no_such_registry", "No registry of that id is in the federation's roster.")
         return answer_json({"success": True, "registry_id": registry_id, "message": "removed from the roster"})

@@ -253,6 +253,9 @@ def test_a_peer_that_died_is_named_and_one_that_lost_its_identity_is_taken_in_ag
         settled(operator, eu, "asia")
         settled(operator, again, "eu")
         assert operator("members", "--url", eu.url).status == 0
+    done = operator("members", "--url", eu.url, "--forget", "eu")
+    assert done.status != 0
+    assert "is this registry itself" in " ".join(done.err.split())
     done = operator("members", "--url", eu.url, "--forget", "mars")
     assert done.status == 1
     assert "nothing was forgotten: mars is not in the roster" in done.err
