@@ -336,7 +336,7 @@ async def test_a_server_that_is_killed_in_a_commit_comes_back_with_all_of_it_or_
         store = RedisStore(server.url, region="r", worker_id="w", beat_window_ms=1_000)
         await store.start()
         await store.lease("t1", "", LONG_MS)
-        number = 0
+        number = 0  # of the commit under way, which may or may not have been made
         for _ in range(3):
 
             async def write() -> None:
@@ -354,7 +354,10 @@ async def test_a_server_that_is_killed_in_a_commit_comes_back_with_all_of_it_or_
             await store.lease("t1", "", LONG_MS)
             newest = await store.version()
             assert {record.version for record in (await loaded(store)).values()} == {newest}
-            assert newest in (number - 1, number)
+            # A disk that is busy syncing keeps a server from writing its file for up to two seconds: the newest
+            # commits may be missing, as whole ones. Whoever writes finds that out by the number.
+            assert 0 < newest <= number
+            number = newest
         await store.aclose()
 
 

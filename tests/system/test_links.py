@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import json
 import os
 import signal
@@ -11,7 +12,7 @@ import subprocess
 import sys
 import time
 import zlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -946,6 +947,15 @@ async def test_a_peer_that_takes_nothing_for_long_is_let_go(build: Build, client
     assert eu.member.codes() == ["slow"]
 
 
+@pytest.fixture
+def uncollected() -> Iterator[None]:
+    """No garbage is collected meanwhile: how long that takes is a matter of all the tests before."""
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.usefixtures("uncollected")
 async def test_a_flood_of_frames_leaves_turns_to_others(build: Build, client: aiohttp.ClientSession) -> None:
     eu = await build("eu")
     async with linked(client, eu) as ws:
@@ -959,15 +969,17 @@ async def test_a_flood_of_frames_leaves_turns_to_others(build: Build, client: ai
 
         sending = asyncio.create_task(send())
         longest_s, last_s = 0.0, time.process_time()  # a busy machine is not our fault
+        began_s = last_s
         while len(eu.member.messages) < len(flood):
             await asyncio.sleep(0)
             now_s = time.process_time()
             longest_s, last_s = max(longest_s, now_s - last_s), now_s
         await sending
-        assert longest_s < 0.1
+        assert longest_s < (last_s - began_s) / 4
         assert [message for _, message in eu.member.messages] == [Ack(number) for number in range(20_000)]
 
 
+@pytest.mark.usefixtures("uncollected")
 async def test_frames_that_take_long_leave_turns_to_others(build: Build, client: aiohttp.ClientSession) -> None:
     class Slow(Recorder):
         def received(self, peer: str, message: Message) -> None:
@@ -981,11 +993,12 @@ async def test_frames_that_take_long_leave_turns_to_others(build: Build, client:
         for number in range(200):
             await ws.send_bytes(encode(Ack(number)))
         longest_s, last_s = 0.0, time.process_time()
+        began_s = last_s
         while len(eu.member.messages) < 200:
             await asyncio.sleep(0)
             now_s = time.process_time()
             longest_s, last_s = max(longest_s, now_s - last_s), now_s
-        assert longest_s < 0.1
+        assert longest_s < (last_s - began_s) / 4
 
 
 async def test_an_error_of_the_member_ends_that_link_only(
