@@ -492,7 +492,7 @@ async def test_who_registers_again_before_it_is_taken_back_keeps_the_node(worker
     answer = await worker.register("a", ANYONE, labels=["mine"])
     assert answer["api_key"].startswith("sk-node-")
     worker.registry.recovered()
-    await becomes(lambda: worker.registry._taking_back.done())  # type: ignore[union-attr]
+    await becomes(lambda: worker.registry._taking_back.done())  # type: ignore[union-attr]  # it is there
     assert worker.statuses() == {"a": "online"}
     entry = worker.directory.get("a")
     assert entry is not None
@@ -511,7 +511,7 @@ async def test_a_doubt_stays_until_it_could_be_acted_on(worker: Worker) -> None:
     with pytest.raises(StoreUnavailable):
         await worker.delete("other")
     worker.registry.recovered()  # it was not: the store is away again
-    await becomes(lambda: worker.registry._taking_back.done())  # type: ignore[union-attr]
+    await becomes(lambda: worker.registry._taking_back.done())  # type: ignore[union-attr]  # it is there
     assert worker.registry._doubts.open() == ["a"]
     worker.writer.on_recovered = worker.registry.recovered
     worker.store.is_down = False

@@ -902,7 +902,7 @@ async def test_a_peer_that_never_reads_blocks_nobody(build: Build, client: aioht
     us = await build("us", eu.url)
     await until(lambda: us.is_up("eu") and eu.is_up("us"))
     async with linked(client, eu) as ws:
-        ws._response.connection.transport.pause_reading()  # type: ignore[union-attr]
+        ws._response.connection.transport.pause_reading()  # type: ignore[union-attr]  # it is open
         transport = eu.links._links["evil"].socket.transport
         sent = 0
         noise = [
@@ -931,7 +931,7 @@ async def test_a_peer_that_takes_nothing_for_long_is_let_go(build: Build, client
     clock = [100.0]
     eu = await build("eu", monotonic=lambda: clock[0], limits=Limits(tick_s=60, silent_s=1e9))
     async with linked(client, eu) as ws:
-        ws._response.connection.transport.pause_reading()  # type: ignore[union-attr]
+        ws._response.connection.transport.pause_reading()  # type: ignore[union-attr]  # it is open
         noise = Prune(tuple(f"{Random(n).getrandbits(250):x}" for n in range(4_000)))
         while eu.links._links["evil"]._queued_bytes < 1_000_000:
             eu.links.send("evil", noise)
