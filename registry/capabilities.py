@@ -7,6 +7,8 @@ what was not said stays null or absent, and what is not understood is kept as it
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from registry.names import folded
+
 Json = Any
 
 # Old callers' spellings of the system's facts, and ours.
@@ -68,7 +70,7 @@ def nested(flat: Mapping[str, Json]) -> dict[str, Json]:
 def capability_names(flat: Mapping[str, Json]) -> frozenset[str]:
     """Every x for which `capability=x` holds, in lower case."""
     own = [key for key, value in flat.items() if (value and type(value) is not dict) or _truthy(value)]
-    return frozenset([name.casefold() for name in (*own, *flat["services"], *flat["features"])])
+    return folded((*own, *flat["services"], *flat["features"]))
 
 
 def total_vram_gb(flat: Mapping[str, Json]) -> float | None:

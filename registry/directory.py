@@ -1,8 +1,8 @@
 """All the federation's nodes in memory: every read is answered from here, none from Redis.
 
-An entry keeps the node's pre-encoded JSON and the few facts that filters and ranking need.
-Entries with equal labels, capabilities or models share one set. How a node fares is its home registry's
-word; of our own nodes we keep who has been silent for how long, and say when another word is due.
+An entry keeps its registration as it was written, the few facts that filters and ranking need, and its JSON once
+somebody was shown it. Entries with equal labels, capabilities or models share one set. How a node fares is its
+home registry's word; of our own nodes we keep who has been silent for how long, and say when another word is due.
 """
 
 from bisect import bisect_left, bisect_right, insort
@@ -14,8 +14,8 @@ import orjson
 
 from registry.capabilities import capability_names, free_vram_gb, number, total_vram_gb
 from registry.lifecycle import Deadlines, ExpiryGuard, Liveness, Transition, Windows, next_liveness, shown_status
-from registry.names import ModelName, parse_model
-from registry.node import Record, Word, iso, shown
+from registry.names import ModelName, folded, models_of
+from registry.node import Intent, Record, Word, iso, rendered, token_text
 
 Json = Any
 _NOTHING: dict[str, Json] = {}
@@ -83,9 +83,10 @@ class Entry:
     """One node. Times: `heard_s` monotonic seconds, `beat_at_ms` wall-clock milliseconds."""
 
     __slots__ = (
-        "_declared_free_gb", "_dynamic", "_owner_revision", "beat_at_ms", "capabilities", "cpu_cores", "due_at_s",
-        "free_vram_gb", "heard_s", "intent", "key_hash", "labels", "load", "metrics", "models", "node_id",
-        "owner", "ram_gb", "region", "role", "said", "static", "token", "type", "version", "vram_gb", "word",
+        "_declared_free_gb", "_dynamic", "_intent", "_owner_revision", "_registration", "_static", "_token",
+        "_token_text", "beat_at_ms", "capabilities", "cpu_cores", "due_at_s", "free_vram_gb", "heard_s", "key_hash",
+        "labels", "load", "metrics", "models", "node_id", "owner", "ram_gb", "region", "role", "said", "type",
+        "version", "vram_gb", "word",
     )  # fmt: skip
 
     def __init__(self, node_id: str, owner: Owner) -> None:
@@ -97,6 +98,9 @@ class Entry:
         self.load: float | None = None
         self.beat_at_ms: int | None = None
         self.heard_s = self.due_at_s = 0.0
+        self._intent = Intent()
+        self._static: bytes | None = None
+        self._token_text: str | None = None
         self._dynamic: bytes | None = None
         self._owner_revision = -1
 
@@ -120,22 +124,39 @@ class Entry:
         """The status that callers see."""
         return shown_status(self.liveness, self.reported, self.intent)
 
+    @property
+    def intent(self) -> str | None:
+        """The status that operators want it to have."""
+        return self._intent.status
+
+    @property
+    def token(self) -> str:
+        """See node.Record.token; as the node carries it."""
+        if self._token_text is None:
+            self._token_text = token_text(self._token)
+        return self._token_text
+
+    @property
+    def static(self) -> bytes:
+        """The part of the fragment that only a write changes. Most nodes are never shown: it is made when one is."""
+        if self._static is None:
+            self._static = rendered(self.node_id, self._registration, self._intent, self.owner.registry_id)
+        return self._static
+
     def take_record(self, record: Record, version: int, shared: dict[Any, Any]) -> None:
         """Fill in everything that a record says. Equal values are taken from `shared`."""
         intern: Callable[[Any, Any], Any] = shared.setdefault
-        view = shown(record)
-        flat = view["capabilities"]
-        # A copy: orjson hands out its own oversized buffer, and we keep this for long.
-        self.static = bytes(memoryview(orjson.dumps(view)[:-1]))
+        spec, self._intent = record.spec, intern(record.intent, record.intent)
+        flat = spec["capabilities"]
+        self._registration, self._static = record.kept or record.encode_spec(), None
         self.version = version
-        self.token = record.token
+        self._token, self._token_text = record.token, None
         self.key_hash = bytes.fromhex(record.key_hash) if record.key_hash else None
-        role, kind, region = view["role"], view["node_type"], view["region"]
+        role, kind, region = spec["role"], spec["node_type"], spec["region"]
         self.role, self.type = intern(role, role), intern(kind, kind)
         self.region: str = intern(region, region)
-        labels = frozenset([x.casefold() for x in view["labels"]])
-        models = frozenset([parse_model(name) for name in flat["models"]])
-        able, word, intent = capability_names(flat), record.word, record.intent.status
+        labels, able = folded(tuple(record.intent.labels(spec["labels"]))), capability_names(flat)
+        models = models_of(tuple(flat["models"]))
         self.labels: frozenset[str] = intern(labels, labels)
         self.capabilities: frozenset[str] = intern(able, able)
         self.models: frozenset[ModelName] = intern(models, models)
@@ -143,7 +164,7 @@ class Entry:
         self.ram_gb = number(flat.get("ram_gb"))
         self.vram_gb = total_vram_gb(flat)
         self._declared_free_gb = free_vram_gb(flat["gpus"])
-        self.word, self.said, self.intent = intern(word, word), record.said, intern(intent, intent)
+        self.word, self.said = intern(record.word, record.word), record.said
         self.take_metrics(self.metrics)
 
     def take_metrics(self, metrics: bytes, decoded: Mapping[str, Json] | None = None) -> None:

@@ -42,6 +42,18 @@ def parse_model(text: str) -> ModelName:
     return ModelName(family, tag or "latest")
 
 
+@lru_cache(maxsize=16_384)  # a fleet has few kinds of machines
+def models_of(names: tuple[str, ...]) -> frozenset[ModelName]:
+    """A node's models."""
+    return frozenset([parse_model(name) for name in names])
+
+
+@lru_cache(maxsize=16_384)
+def folded(names: tuple[str, ...]) -> frozenset[str]:
+    """Names in lower case, as they are compared."""
+    return frozenset([name.casefold() for name in names])
+
+
 def machine_fingerprint(machine_id: str | None, hostname: str, local_ip: str, observed_ip: str) -> str:
     """What tells one machine from another, as 32 hex digits.
 

@@ -105,6 +105,8 @@ class Record:
     incarnation: int = 0
     epoch: int = 0
     said: tuple[int, int] = (0, 0)
+    # What `encode_spec` gives, where it was read from that.
+    kept: bytes | None = field(default=None, compare=False, repr=False)
 
     @property
     def reported(self) -> str | None:
@@ -133,10 +135,8 @@ class Record:
         if not record.exists or spec is None or not record.key.startswith(NODE_PREFIX):
             return None
         try:
-            what, fingerprint, observed_ip, registered_at_ms, last_registration_ms, key_hash = orjson.loads(
-                spec.payload
-            )
-            times = registered_at_ms, last_registration_ms
+            what, fingerprint, observed_ip, registered_ms, last_ms, key_hash = orjson.loads(spec.payload)
+            times = registered_ms, last_ms
             if not (_is_node(record, what) and _are(str, [fingerprint, observed_ip]) and all(map(_is_time, times))):
                 return None
             bytes.fromhex(key_hash or "")
@@ -146,8 +146,8 @@ class Record:
                 fingerprint=fingerprint,
                 observed_ip=observed_ip,
                 home_registry=judgement.origin if judgement is not None else spec.origin,
-                registered_at_ms=registered_at_ms,
-                last_registration_ms=last_registration_ms,
+                registered_at_ms=registered_ms,
+                last_registration_ms=last_ms,
                 key_hash=key_hash,
                 word=Word.decode(judgement.payload) if judgement is not None else Word(),
                 intent=Intent.decode(record.intent.payload) if record.intent is not None else Intent(),
@@ -155,14 +155,15 @@ class Record:
                 incarnation=record.incarnation,
                 epoch=max(spec.major, judgement.major if judgement is not None else 0),
                 said=(judgement.generation, judgement.seq) if judgement is not None else (0, 0),
+                kept=spec.payload,
             )
         except (ApiError, TypeError, ValueError, LookupError):
             return None
 
     @property
-    def token(self) -> str:
+    def token(self) -> Token:
         """What the node brings with its next request, so that any registry mints above it."""
-        return token_text(Token(self.life, self.incarnation, self.epoch))
+        return Token(self.life, self.incarnation, self.epoch)
 
 
 def _is_node(record: Versioned, what: Json) -> bool:
@@ -258,6 +259,7 @@ def registered(stored: Record | None, node_id: str, request: RegisterRequest, or
         "home_registry": origin.registry_id,
         "last_registration_ms": now_ms,
         "word": Word(reported=request.status),
+        "kept": None,
     }
     if stored is None:
         return Record(node_id=node_id, registered_at_ms=now_ms, **fields)
@@ -311,6 +313,16 @@ def shown(record: Record) -> dict[str, Json]:
             "last_registration": last,
         },
     }
+
+
+def rendered(node_id: str, registration: bytes, intent: Intent, home_registry: str) -> bytes:
+    """JSON of what `shown` says, without its closing brace, of a registration that `Record.of` has taken."""
+    spec, fingerprint, observed_ip, registered_at_ms, last_registration_ms, _ = orjson.loads(registration)
+    record = Record(
+        node_id, spec, fingerprint, observed_ip, home_registry, registered_at_ms, last_registration_ms, intent=intent
+    )
+    # A copy: orjson hands out its own oversized buffer, and this is kept for long.
+    return bytes(memoryview(orjson.dumps(shown(record)))[:-1])
 
 
 def iso(at_ms: int) -> str:
