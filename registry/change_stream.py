@@ -5,7 +5,7 @@ of each: maybe of a later commit, whose own entry is then told again.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from registry.ports import Change
 
 # A look at the stream every ten milliseconds: a round trip costs as much as several heartbeats.
 TAIL_PAUSE_S = 0.01
+PATIENT_PAUSE_S = 0.05
 TAIL_COUNT = 256
 PORTION = 1_000  # changes told at once, and records read for them; one entry may be more
 BLOCK_MS = 1_000
@@ -47,7 +48,7 @@ class ChangeStream:
         if len(self._settled) > lua.STREAM_LENGTH:
             del self._settled[next(iter(self._settled))]
 
-    async def tail(self, position: str) -> AsyncIterator[list[Change]]:
+    async def tail(self, position: str, is_patient: Callable[[], bool]) -> AsyncIterator[list[Change]]:
         """See ports.Store."""
         stream = self._changes
         while True:
@@ -60,7 +61,7 @@ class ChangeStream:
             position = entries[-1][0].decode()
             for portion in self._portions(entries):
                 yield await self._told(portion)
-            await asyncio.sleep(TAIL_PAUSE_S)
+            await asyncio.sleep(PATIENT_PAUSE_S if len(entries) < TAIL_COUNT and is_patient() else TAIL_PAUSE_S)
 
     async def _check_reach(self, position: str) -> None:
         """Far behind: if even the entry read last is gone from the stream, so may be later ones.

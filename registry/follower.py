@@ -121,7 +121,7 @@ class Follower:
         """Apply other workers' changes for ever, across outages of the store."""
         while True:
             try:
-                async for changes in self._store.tail(position):
+                async for changes in self._store.tail(position, is_patient=self._is_writer):
                     for change in changes:
                         self._apply(change)
             except LookupError:
@@ -130,13 +130,17 @@ class Follower:
                 pass  # the probe says so, once
             position = await self._reload()
 
+    def _is_writer(self) -> bool:
+        """Nearly all that a writer reads is its own; of others there are heartbeats, of which none is urgent."""
+        return self.on_replaced is not None
+
     async def _reload(self) -> str:
         """Load again, as soon as it can be done: what was missed may be longer than the stream. The writer
         knows everything but the heartbeats of others: it does no harm."""
         while True:
             await asyncio.sleep(RETRY_S)
             with contextlib.suppress(StoreUnavailable):
-                if self.on_replaced is not None:
+                if self._is_writer():
                     return await self._store.position()
                 return await self._load()
 

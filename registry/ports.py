@@ -5,7 +5,7 @@ numbers its commits. The store checks both, so that a writer that was deposed wh
 nothing, and so that a store which lost its newest commits is found out. It decides nothing else.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Collection, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -131,9 +131,10 @@ class Store(Protocol):
     async def position(self) -> str:
         """The change stream's end now: take it before `load`, then tail from it."""
 
-    def tail(self, position: str) -> AsyncIterator[list[Change]]:
-        """What other workers did after `position`, for ever. Raises StoreUnavailable when the connection breaks,
-        and LookupError when the stream no longer reaches back to where the reader was: load again."""
+    def tail(self, position: str, *, is_patient: Callable[[], bool] = lambda: False) -> AsyncIterator[list[Change]]:
+        """What other workers did after `position`, for ever; somewhat later while `is_patient()`. Raises
+        StoreUnavailable when the connection breaks, and LookupError when the stream no longer reaches back to
+        where the reader was: load again."""
 
     async def ping(self) -> None:
         """Note that a worker is alive. Raises StoreUnavailable unless the store answers and accepts

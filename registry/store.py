@@ -153,9 +153,9 @@ class RedisStore:
         newest = await guarded(self._redis.xrevrange(self._changes, count=1))
         return newest[0][0].decode() if newest else "0-0"
 
-    def tail(self, position: str) -> AsyncIterator[list[Change]]:
+    def tail(self, position: str, *, is_patient: Callable[[], bool] = lambda: False) -> AsyncIterator[list[Change]]:
         """See ports.Store."""
-        return self._stream.tail(position)
+        return self._stream.tail(position, is_patient)
 
     async def ping(self) -> None:
         """See ports.Store."""

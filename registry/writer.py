@@ -34,6 +34,8 @@ from registry.stored import pack_meta, pack_record
 
 TICK_S = 0.1
 COMMIT_PUTS = 500  # about ten milliseconds of the store's time
+COMMIT_GAP_S = 0.01  # between two rounds of commits: a round costs as much as a dozen records in it
+ROUNDS_AT_ONCE = 4  # before there is a gap: who writes now and then never waits
 RETRY_S = 0.2
 PAUSE_AFTER_S = 3.0  # without the store: others should not take us for alive when nobody can write here
 MAX_DOUBTFUL = 16  # commits in a row of which nobody knows whether they were made
@@ -107,6 +109,7 @@ class Writer:
         self._beats_due: list[tuple[str, bytes, int]] = []
         self._flusher: asyncio.Task[None] | None = None
         self._push_timer: asyncio.TimerHandle | None = None
+        self._paid_s = 0.0  # until then the rounds up to now use up their gaps
         self._failing_since_s: float | None = None
         self._paused = False
         self._loud: dict[tuple[str, str | None], float] = {}
@@ -365,6 +368,7 @@ class Writer:
         """Commit until nothing is left. What arrives meanwhile waits for the next round, so that what is sent
         after a round tells only of what that round kept."""
         while self._dirty or self._meta_due or self._behind or self._waiting:
+            await self._gather()
             dirty, self._dirty = self._dirty, {}
             meta_due, self._meta_due = self._meta_due, False
             behind, self._behind = self._behind, []
@@ -392,6 +396,14 @@ class Writer:
             for done in waiting:
                 if not done.done():
                     done.set_result(None)
+
+    async def _gather(self) -> None:
+        """Under load, let a few more join before the next round. (As federation/streams.py does for its pushes.)"""
+        now_s = asyncio.get_running_loop().time()
+        wait_s = self._paid_s - ROUNDS_AT_ONCE * COMMIT_GAP_S - now_s
+        if wait_s > 0:
+            await asyncio.sleep(wait_s)
+        self._paid_s = max(self._paid_s, now_s) + COMMIT_GAP_S
 
     async def _commit_round(self, keys: list[str], meta_due: bool, beats: list[tuple[str, bytes, int]]) -> None:
         if self._rewriting:

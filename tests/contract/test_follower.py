@@ -165,9 +165,9 @@ class Breaking(RedisStore):
     loads_fail = 0
     loads = 0
 
-    async def tail(self, position: str) -> AsyncIterator[list[Change]]:
+    async def tail(self, position: str, **options: Any) -> AsyncIterator[list[Change]]:
         """See ports.Store."""
-        async with contextlib.aclosing(super().tail(position)) as tail:  # type: ignore[type-var]  # a port promises no aclose
+        async with contextlib.aclosing(super().tail(position, **options)) as tail:  # type: ignore[type-var]  # a port promises no aclose
             while self.broken is None:
                 reading = asyncio.ensure_future(anext(tail))
                 done, _ = await asyncio.wait({reading}, timeout=0.01)
