@@ -56,6 +56,7 @@ class Drains:
         self._next_id = core.rng.getrandbits(31)
         self.on_lack: Callable[[Link, set[str]], None] = lambda link, origins: None
         self._fruitless: str | None = None  # who did not answer the last time, or left us lacking
+        self._given: set[str] = set()  # who gave us all it has, over this link, while something is held
         core.replica.on_replaced = self._replaced
 
     @property
@@ -75,6 +76,7 @@ class Drains:
     def forget(self, peer: str) -> None:
         """The link is down."""
         self._outgoing.pop(peer, None)
+        self._given.discard(peer)
         if self._incoming is not None and self._incoming.peer == peer:
             self._incoming = None
 
@@ -85,10 +87,12 @@ class Drains:
             if now.mono_s - self._incoming.progress_s < config.pull_timeout_s:
                 return
             self._abandon(now)
-        if self._intake.holding(now):
-            return  # no claim would be believed: walks are for that, which send only what differs
+        if not self._intake.holding(now):
+            self._given.clear()
         lacks: dict[str, int] = {}
         for link in self._core.greeted():
+            if link.peer in self._given:
+                continue  # no claim of it would be believed: walks are for that, which send only what differs
             lack = self._long_lacking(link, now)
             if self._core.am_stale(link) or self._core.is_stale(link):
                 continue
@@ -139,6 +143,7 @@ class Drains:
         incoming.whole = incoming.whole and whole
         if drain.claim is not None:
             self._incoming = None
+            self._given.add(link.peer)
             if incoming.whole and not self._core.am_stale(link):
                 self._intake.claim(drain.claim)
             self._fruitless = link.peer if self._intake.lacking(link) else None

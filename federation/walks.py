@@ -53,6 +53,7 @@ class _Walk:
     position: Vector = field(default_factory=dict)
     floor: Vector = field(default_factory=dict)
     our_position: Vector = field(default_factory=dict)
+    our_floor: Vector = field(default_factory=dict)
     buckets: list[int] = field(default_factory=list)
     listings: dict[int, dict[str, int]] = field(default_factory=dict)  # of the buckets that were asked for
     parts: dict[int, int] = field(default_factory=dict)  # and the next part of each
@@ -104,6 +105,7 @@ class Walks:
         theirs_stale = self._core.is_stale(link)
         context = theirs_stale or self._core.am_stale(link)
         self._walk = _Walk(link.peer, self._next_id, now.mono_s, context, theirs_stale, bounded and not context)
+        self._walk.our_floor = dict(self._core.replica.floor)
         self._core.send(link, DigestRequest(self._next_id))
 
     def forget(self, peer: str) -> None:
@@ -154,7 +156,7 @@ class Walks:
         walk = self._of(link, message.walk_id, now)
         if walk is None or message.index < walk.repair_index:
             return
-        if message.index > walk.repair_index:
+        if message.index > walk.repair_index or self._has_collected(walk):
             self._walk = None
             return
         walk.repair_index += 1
@@ -172,11 +174,17 @@ class Walks:
         walk.progress_s = now.mono_s
         return walk
 
+    def _has_collected(self, walk: _Walk) -> bool:
+        """Whether we have collected something since the walk began, which the other side then was not known to
+        have missed: what it sends may bring that back."""
+        return not walk.theirs_stale and self._core.replica.floor != walk.our_floor
+
     def _compare_groups(self, link: Link, walk: _Walk, message: DigestSums) -> None:
         walk.position, walk.floor = message.vector, message.floor
         if walk.context:
             # At once: from now on others who missed the same deletions cannot bring back what we bury.
             self._intake.adopt_floor(message.floor, message.life_floor)
+            walk.our_floor = dict(self._core.replica.floor)
         walk.our_position = dict(self._core.replica.vector)
         groups = differing(self._core.replica.digest.groups(), message.sums)
         if groups:

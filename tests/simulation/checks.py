@@ -66,16 +66,21 @@ def positions_are_true(world: "World") -> None:
             if record is not None and has(record.state(), write):
                 continue
             if world.ledger.ended(write.key, write.life) and (
-                record is None or record.deleted or _is_newer(world, record, write)
+                record is None or record.deleted or _is_another(world, record, write)
             ):
                 continue
             raise Violation(f"positions are true: {registry.id} is past {write}, and holds {record and record.state()}")
 
 
-def _is_newer(world: "World", record: Record, write: Write) -> bool:
-    """Whether it was registered after that write, by a registry that had lost what came before."""
+def _is_another(world: "World", record: Record, write: Write) -> bool:
+    """Whether it is not what that write was of, or a deletion ended: it was registered after it, by a registry that
+    had lost what came before; or apart from it, and who deleted the one never saw the other's birth, and had
+    forgotten the deletion when they met."""
     spec = world.ledger.by_dot.get(record.spec.dot) if record.spec is not None else None
-    return spec is not None and spec.serial > write.serial
+    if spec is not None and spec.serial > write.serial:
+        return True
+    endings = (w for w in world.ledger.by_key[write.key] if w.kind == SectionKind.END and w.lost_s is None)
+    return all(ending.section.birth != record.birth for ending in endings)
 
 
 def only_owners_judge(world: "World") -> None:
@@ -194,6 +199,9 @@ def revocations_arrive(world: "World") -> None:
         for registry in _up(world):
             if world.now - registry.started_s < bound_s:
                 continue
+            writer = world.registries[write.registry]
+            if scenario.loss and not all(r.up and r.live.caught_up for r in (registry, writer)):
+                continue  # who is below a floor walks first: eight messages in a row of which none may be lost
             if world.network.together_s(write.registry, registry.id) < bound_s:
                 continue
             record = registry.live.replica.get(write.key)
@@ -316,8 +324,10 @@ def acknowledged_writes_stand(world: "World") -> None:
             standing = section_of[write.kind](record)
             winner = None if standing is None else world.ledger.by_dot.get(standing.dot)
             _is_no_ancestor(write, winner)
-        elif world.ledger.ended(write.key, write.life) and _is_newer(world, record, write):
-            continue  # deleted, and registered again by a registry that had lost all of it
+        elif world.ledger.ended(write.key, write.life) and (
+            write.key in world.silently_lost or _is_another(world, record, write)
+        ):
+            continue  # deleted; who lost that in silence vouched for it, and brings it back
         else:
             raise Violation(f"acknowledged writes stand: {write} was replaced by {record.state()}")
 
@@ -350,7 +360,8 @@ def newest_registrations_stand(world: "World") -> None:
         writes = [w for w in world.ledger.by_key[machine.key] if w.kind == SectionKind.SPEC]
         newest = next(w for w in writes if w.section.payload == machine.accepted)
         record = final.get(machine.key)
-        if newest.lost_s is not None or record is None or record.life != newest.life:
+        ended = world.ledger.ended(machine.key, newest.life)
+        if newest.lost_s is not None or ended or record is None or record.life != newest.life:
             continue  # deleted, or registered again without an answer: acknowledged_writes_stand sees to those
         assert record.spec is not None
         standing = world.ledger.by_dot[record.spec.dot]
@@ -361,12 +372,12 @@ def newest_registrations_stand(world: "World") -> None:
 def nothing_is_resurrected(world: "World") -> None:
     """A key that was deleted exists only where a registration was accepted for the life after."""
     for key, record in _final(world).items():
-        if record.deleted:
-            continue
+        if record.deleted or key in world.silently_lost:
+            continue  # who lost the deletion in silence vouched for it
         for write in world.ledger.by_key.get(key, ()):
             if write.kind != SectionKind.END or write.life % 2 or write.lost_s is not None or write.acked_s is None:
                 continue
-            if record.life < write.life and not _is_newer(world, record, write):
+            if record.life < write.life and not _is_another(world, record, write):
                 raise Violation(f"nothing is resurrected: {write} ended it, and it stands as {record.state()}")
 
 

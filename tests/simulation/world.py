@@ -156,7 +156,9 @@ class World:
             if not r.up and not r.left and not (r is registry and evicted)
         ]
         for write in self.ledger.writes:
-            if write.lost_s is not None or not has(before.get(write.key), write):
+            state = before.get(write.key)
+            forgot_a_collection = state is None and write.key in registry.store.records
+            if write.lost_s is not None or not (forgot_a_collection or has(state, write)):
                 continue
             if any(has(store.get(write.key), write) for store in stores):
                 continue

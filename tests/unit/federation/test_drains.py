@@ -3,7 +3,7 @@
 import pytest
 
 from federation.engine import Engine
-from federation.messages import Drain, Hello, Message, Push
+from federation.messages import DigestRequest, Drain, Hello, Message, Pull, Push
 from tests.support.fabric import Fabric
 
 NODES = 12
@@ -73,6 +73,34 @@ def test_what_is_held_makes_the_claim_void() -> None:
         assert us.replica.vector[eu.replica.chain] < end or held(us) == 0
     assert held(us) == 0
     assert len(seen) > 3, "a few a minute"
+
+
+@pytest.mark.parametrize("way", ["a chunk is lost", "the link is lost"])
+def test_a_drain_that_broke_is_asked_for_again_although_something_is_held(way: str) -> None:
+    """No claim would be believed, but what it brings is needed; once it has brought everything, walks are cheaper."""
+    fabric, _, us = apart()
+    us._intake.holds.hold(("x", 1), 5, fabric.now_s)
+    broken: list[Message] = []
+    pulls: list[Message] = []
+
+    def drop(src: str, dst: str, message: Message) -> bool:
+        if isinstance(message, Pull) and src == "us":
+            pulls.append(message)
+        if isinstance(message, Drain) and message.index == 3 and not broken:
+            broken.append(message)
+            return True
+        return isinstance(message, Push | DigestRequest)
+
+    fabric.drop = drop
+    fabric.link("eu", "us")
+    assert fabric.run(30, until=lambda: bool(broken))
+    if way == "the link is lost":
+        fabric.unlink("eu", "us")
+        fabric.link("eu", "us")
+    assert fabric.run(30, until=lambda: held(us) == NODES)
+    asked = len(pulls)
+    fabric.run(30)
+    assert len(pulls) == asked
 
 
 def test_a_newer_request_ends_the_older_drain() -> None:

@@ -226,6 +226,25 @@ def test_nor_where_it_was_announced_before_the_end() -> None:
     assert engine.replica.vector[ORIGIN] == 1
 
 
+def test_what_is_collected_while_a_walk_is_under_way_is_not_brought_back_by_it() -> None:
+    """When it began, the other side was not known to have missed anything."""
+    fabric, us, eu = met(holding("us", DELETED, position=3), holding("eu", LIVING, position=2))
+    collected: list[Message] = []
+
+    def drop(src: str, dst: str, message: Message) -> bool:
+        tombstone = us.replica.get(NODE)
+        if isinstance(message, Want) and src == "us" and tombstone is not None:
+            us.replica.collect(tombstone)
+            collected.append(message)
+        return by_walks_alone(src, dst, message) or (dst == "eu" and isinstance(message, DigestSums | Announce))
+
+    fabric.drop = drop
+    assert fabric.run(30, until=lambda: bool(collected))
+    fabric.run(30)
+    assert us.replica.get(NODE) is None
+    assert life(eu) == 1, "nobody told it"
+
+
 def in_one_bucket(number: int) -> list[str]:
     bucket = bucket_of(NODE)
     return list(islice((key for n in count() if bucket_of(key := f"n:{n}") == bucket), number))
