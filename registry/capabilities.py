@@ -142,5 +142,8 @@ def _model_details(raw: Mapping[str, Json]) -> list[dict[str, Json]]:
             name = detail.get("name") or detail.get("model") or detail.get("key")
             if isinstance(name, str) and name:
                 known = details.setdefault(name.casefold(), {"name": name})
+                loaded = known.get("loaded") is True  # two engines may have it: loaded in one is loaded
                 known.update((k, v) for k, v in detail.items() if k != "name" and v is not None)
+                if loaded:
+                    known["loaded"] = True
     return list(details.values())

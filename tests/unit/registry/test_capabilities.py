@@ -122,6 +122,14 @@ def test_a_model_is_listed_once_with_all_that_is_known_of_it() -> None:
     ]
 
 
+@pytest.mark.parametrize("first", [True, False])
+def test_a_model_that_is_loaded_in_one_of_two_engines_is_loaded(first: bool) -> None:
+    flat = normalise(
+        {name: {"models": [{"name": "m", "loaded": name == "a"}]} for name in sorted("ab", reverse=not first)}
+    )
+    assert flat["model_details"] == [{"name": "m", "loaded": True}]
+
+
 def test_vram_is_summed_over_what_is_known() -> None:
     gpus = [{"vram_gb": 24, "vram_free_gb": 20.5}, {"vram_gb": 8}, {"name": "x", "vram_gb": None}]
     assert (total_vram_gb({"gpus": gpus}), free_vram_gb(gpus)) == (32, 20.5)
