@@ -37,7 +37,7 @@ def table(found: dict[str, Any], columns: int) -> str:
     """What was found as lines of two columns, the second one wrapped."""
     lines = []
     for subject, value in summary(found):
-        indent = " " * 11
+        indent = " " * (11 + len(value) - len(value.lstrip()))  # a long model's line goes on under its name
         wrapped = textwrap.wrap(value, max(columns, 40), initial_indent=f"{subject:<11}", subsequent_indent=indent)
         lines += wrapped or [subject]
     return "\n".join(lines)
@@ -54,6 +54,7 @@ def summary(found: dict[str, Any]) -> list[tuple[str, str]]:
         *_named("Disk", [_disk(disk) for disk in system.get("disks", ())] or [_size(system.get("disk_gb"))]),
         *_named("GPU", [_gpu(gpu) for gpu in found["gpu"]["gpus"]] or [f"none: {found['gpu'].get('reason')}"]),
         *(line for name, title in _ENGINES.items() if name in found for line in _engine(title, found[name])),
+        *([("Unknown", system["reason"])] if system.get("reason") else []),
     ]
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from agent.client import RegistryClient
 from agent.config import AgentSettings
-from agent.detect.inventory import LIMIT_S, detect_capabilities, in_thread, measure
+from agent.detect.inventory import LIMIT_S, detect_capabilities, in_thread, measure, models_changed
 from agent.detect.network import local_ip
 from agent.identity import Credentials, Home, machine_id, new_instance_id, new_node_id
 from agent.session import Outcome, Plan, Session, Step
@@ -197,11 +197,8 @@ class Agent:
             self._paced.clear()
 
     def _outdated(self) -> bool:
-        """Whether Ollama has other models than were registered. One that does not answer says nothing."""
-        if self._capabilities is None or "ollama" not in self._metrics.get("services", ()):
-            return False
-        told = {model["name"] for model in self._capabilities["ollama"]["models"]}
-        if told == {model["name"] for model in self._metrics["models"]}:
+        """Whether the engines have other models than were registered."""
+        if self._capabilities is None or not models_changed(self._capabilities, self._metrics):
             return False
         self._capabilities = None
         return True

@@ -1,124 +1,233 @@
-"""Inference engines on this machine: asked on loopback, known by what they answer."""
+"""All inference engines of this machine: where to look, what was found, what has fallen silent.
+
+Looked for on loopback at the ports that engines use, and where settings say. A closed port costs a refused
+connection. What answers is asked as the port's usual engine first and then as each other kind; what is none of them
+is left alone for ten minutes.
+"""
 
 import asyncio
-import json
-from typing import Any
-from urllib.parse import urlsplit, urlunsplit
+import socket
+import time
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
+from urllib.parse import urlsplit
 
 import aiohttp
 
+from agent.detect.asking import Asker, Silent, dialable
+from agent.detect.models import Found
+from agent.detect.ollama import Ollama
+from agent.detect.openai_engines import (
+    look_llamacpp,
+    look_lmstudio,
+    look_localai,
+    look_mlx,
+    look_sglang,
+    look_vllm,
+)
+from agent.detect.other_engines import look_comfyui, look_exo, look_tgi
+
+Look = Callable[[Asker], Awaitable[Found | None]]
+
 OLLAMA_URL = "http://127.0.0.1:11434"
-MAX_ANSWER_BYTES = 4 * 2**20  # 10,000 models are about 3 MB
-TIMEOUT_S = 2.0
-GB = 2**30
-Json = Any
+PORTS = {  # and the engine that usually has it; mlx-lm, LocalAI and TGI's container share ports with others
+    1234: "lmstudio", 3000: "tgi", 8000: "vllm", 8001: "vllm", 8080: "llamacpp", 8081: "llamacpp",
+    8188: "comfyui", 30000: "sglang", 52415: "exo",
+}  # fmt: skip
+# Signed answers first; mlx-lm, which signs nothing, last. Ollama's remembers what it was told, so each place has one.
+LOOKS: dict[str, Callable[[], Look]] = {
+    "vllm": lambda: look_vllm, "sglang": lambda: look_sglang, "llamacpp": lambda: look_llamacpp,
+    "lmstudio": lambda: look_lmstudio, "tgi": lambda: look_tgi, "localai": lambda: look_localai,
+    "exo": lambda: look_exo, "comfyui": lambda: look_comfyui, "ollama": lambda: Ollama().look, "mlx": lambda: look_mlx,
+}  # fmt: skip
+PLACE_LIMIT_S = 2.5  # for all questions to one place: less than the limit of detection as a whole
+FIRST_LIMIT_S = 1.0  # to find out what is there: a program that hangs must not hold up this node's registration
+CONNECT_LIMIT_S = 0.3  # on loopback; a firewall that drops packets would take minutes
+REST_S = 30.0  # an engine that still loads its model answers errors; looked at again after twice as long each time
+MOST_REST_S = 600.0  # what is no engine gets odd requests no more often than this
+GONE_S = 300.0  # an engine that restarts to load another model takes minutes
 
 
-def dialable(url: str) -> str:
-    """An address to dial. Ollama's own setting may be one to bind: 0.0.0.0, or without a scheme.
+@dataclass(slots=True)
+class Place:
+    """An address, what was found there, and when (monotonic seconds). `found` outlives silence until it is gone."""
 
-    Without a port it is Ollama's, unless a scheme says otherwise, as Ollama itself reads it.
-    Raises ValueError for what is no address.
-    """
-    bare = "://" not in url
-    split = urlsplit(f"http://{url}" if bare else url)
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(split.hostname or "", split.hostname)  # noqa: S104 - not bound here
-    port = split.port or (11434 if bare else {"https": 443}.get(split.scheme, 80))
-    return urlunsplit(
-        (split.scheme, f"[{host}]:{port}" if ":" in str(host) else f"{host}:{port}", split.path.rstrip("/"), "", "")
-    )
-
-
-async def detect_ollama(url: str = OLLAMA_URL) -> dict[str, Json]:
-    """`{available, version, models, reason}`. Nothing is asked that would load a model."""
-    timeout = aiohttp.ClientTimeout(total=TIMEOUT_S)
-    try:
-        base = dialable(url)
-        async with aiohttp.ClientSession(timeout=timeout, trust_env=False) as session:
-            version, tags, running = await asyncio.gather(
-                _ask(session, f"{base}/api/version"), _ask(session, f"{base}/api/tags"), _running(session, base)
-            )
-    except (aiohttp.ClientError, TimeoutError, OSError, ValueError, RecursionError) as error:
-        return {"available": False, "models": [], "reason": _why(error)}
-    if not isinstance(version, dict) or "version" not in version:
-        return {"available": False, "models": [], "reason": "what answers there is not Ollama"}
-    return {"available": True, "version": str(version["version"]), "models": parse_ollama(tags, running)}
+    url: str
+    usual: str
+    fixed: bool = False  # a setting names it: always looked at, whatever answers there
+    look: Look | None = None
+    found: Found | None = None
+    heard_at: float = 0.0
+    foreign_at: float | None = None
+    foreign_times: int = 0
+    reason: str | None = "it has not answered yet"  # None: it answered the last time
 
 
-async def _running(session: aiohttp.ClientSession, base: str) -> Json:
-    """What is loaded; None from an Ollama that cannot tell (before 0.1.33)."""
-    try:
-        return await _ask(session, f"{base}/api/ps")
-    except ValueError:
+def due(place: Place, now: float) -> bool:
+    """Whether to ask there for each kind: what was found to be no engine rests, longer each time."""
+    rest_s = min(REST_S * 2 ** min(place.foreign_times - 1, 10), MOST_REST_S)
+    return place.foreign_at is None or now - place.foreign_at >= rest_s
+
+
+def not_an_engine(place: Place, reason: str, now: float) -> None:
+    """What answers there could not be recognised; it was no engine before either."""
+    place.found, place.look, place.reason = None, None, reason
+    if due(place, now):
+        place.foreign_at, place.foreign_times = now, place.foreign_times + 1
+
+
+def state(place: Place, now: float) -> str:
+    """`up`: it answered the last time. `silent`: it did a moment ago. `gone`: it has not for minutes."""
+    if place.reason is None:
+        return "up"
+    return "silent" if now - place.heard_at < GONE_S else "gone"
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """An engine as found, at all its places together; `found` is None when it has never been heard."""
+
+    name: str
+    found: Found | None
+    state: str
+    reason: str | None
+
+
+class Engines:
+    """Looks at all places in turn, and remembers what is where."""
+
+    def __init__(
+        self,
+        ollama_url: str | None = None,
+        engine_urls: Iterable[str] = (),
+        *,
+        ports: dict[int, str] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._clock = clock
+        self._wrong: str | None = None
+        self._places = [
+            Place(f"http://127.0.0.1:{port}", usual) for port, usual in (PORTS if ports is None else ports).items()
+        ]
+        try:
+            self._fix(Place(dialable(ollama_url or OLLAMA_URL), "ollama", fixed=True))
+        except ValueError:
+            self._wrong = f"{str(ollama_url)[:80]} is no address; mend OLLAMA_BASE_URL or OLLAMA_HOST"
+        for url in engine_urls:
+            self._fix(Place(dialable(url), "vllm", fixed=True))
+        self._under_way: asyncio.Task[None] | None = None
+
+    def _fix(self, place: Place) -> None:
+        self._places = [other for other in self._places if other.url != place.url] + [place]
+
+    async def survey(self) -> list[Engine]:
+        """Ask all places at once. Who asks while that is under way waits for the same answers."""
+        task = self._under_way
+        if task is None or task.done() or task.get_loop() is not asyncio.get_running_loop():
+            task = self._under_way = asyncio.create_task(self._survey())
+        await asyncio.shield(task)
+        return self.known()
+
+    def known(self) -> list[Engine]:
+        """What was found by the last look, an engine at several places as one; Ollama always, with a reason."""
+        now = self._clock()
+        by_name: dict[str, list[Place]] = {"ollama": []}
+        for place in self._places:
+            if place.found is not None:
+                by_name.setdefault(place.found.engine, []).append(place)
+        return [_engine(name, places, now, self._why_no_ollama()) for name, places in by_name.items()]
+
+    def _why_no_ollama(self) -> str:
+        told = next((place.reason for place in self._places if place.usual == "ollama" and place.fixed), None)
+        return self._wrong or told or "what answers there is not Ollama"
+
+    async def _survey(self) -> None:
+        now = self._clock()
+        due_places = [place for place in self._places if place.found is not None or place.fixed or due(place, now)]
+        async with aiohttp.ClientSession(trust_env=False, cookie_jar=aiohttp.DummyCookieJar()) as session:
+            await asyncio.gather(*(self._visit(session, place) for place in due_places))
+
+    async def _visit(self, session: aiohttp.ClientSession, place: Place) -> None:
+        try:
+            refused = await _refused(place.url)
+            if refused is not None:
+                place.reason, place.foreign_at, place.foreign_times = refused, None, 0
+                return
+            async with asyncio.timeout(PLACE_LIMIT_S if place.found or place.fixed else FIRST_LIMIT_S):
+                found = await self._recognise(place, Asker(session, place.url))
+        except (Silent, TimeoutError) as error:
+            self._missed(place, str(error) or "it answers too slowly")
+        except Exception as error:  # one engine's odd answer must not cost the others
+            self._missed(place, f"its answers are not understood: {type(error).__name__}")
+        else:
+            self._take(place, found)
+
+    def _missed(self, place: Place, reason: str) -> None:
+        if place.found is None:
+            not_an_engine(place, reason, self._clock())
+        place.reason = reason
+
+    async def _recognise(self, place: Place, ask: Asker) -> Found | None:
+        if place.look is not None and (found := await place.look(ask)) is not None:
+            return found
+        order = sorted(LOOKS, key=lambda name: name != place.usual)
+        for name in order if due(place, self._clock()) else order[:1]:
+            look = LOOKS[name]()
+            if (found := await look(ask)) is not None:
+                place.look = look
+                return found
         return None
 
-
-def parse_ollama(tags: Json, running: Json) -> list[dict[str, Json]]:
-    """Ollama's /api/tags and /api/ps as one list. Cloud models are not ours to offer.
-
-    Fields of a kind that Ollama does not document are null: one odd model must not make the
-    registry refuse the whole node.
-    """
-    loaded = None if running is None else {_text(model.get("name")): model for model in _models(running)}
-    found = []
-    for model in _models(tags):
-        name = _text(model.get("name"))
-        if model.get("remote_host") or not name:
-            continue
-        told = model.get("details")
-        details = told if isinstance(told, dict) else {}
-        live = loaded.get(name, {}) if loaded is not None else {}
-        found.append(
-            {
-                "name": name,
-                "loaded": None if loaded is None else name in loaded,
-                "digest": _text(model.get("digest")),
-                "size_gb": _gb(model.get("size")),
-                "family": _text(details.get("family")),
-                "parameter_size": _text(details.get("parameter_size")),
-                "quantization": _text(details.get("quantization_level")),
-                "context_length": _count(live.get("context_length")),
-                "vram_gb": _gb(live.get("size_vram")),
-            }
-        )
-    return found
+    def _take(self, place: Place, found: Found | None) -> None:
+        now = self._clock()
+        if found is not None:
+            place.found, place.heard_at, place.reason = found, now, None
+            place.foreign_at, place.foreign_times = None, 0
+        elif place.found is not None and now - place.heard_at < GONE_S:
+            place.reason = "it answers errors"  # as an engine does while it starts
+        else:
+            not_an_engine(place, f"what answers there is not {_TITLE.get(place.usual, 'an engine')}", now)
 
 
-def _text(value: Json) -> str | None:
-    return value if isinstance(value, str) and len(value) <= 255 and value.isprintable() else None
+_TITLE = {"ollama": "Ollama"}
 
 
-def _count(value: Json) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**40 else None
+def _engine(name: str, places: list[Place], now: float, no_ollama: str) -> Engine:
+    states = [state(place, now) for place in places]
+    best = next((each for each in ("up", "silent", "gone") if each in states), "gone")
+    heard = [place for place, its in zip(places, states, strict=True) if its == best and place.found is not None]
+    if not heard:
+        return Engine(name, None, "gone", no_ollama)
+    reason = None if best == "up" else heard[0].reason
+    return Engine(name, merged([place.found for place in heard if place.found is not None]), best, reason)
 
 
-def _gb(size_bytes: Json) -> float | None:
-    known = isinstance(size_bytes, int) and not isinstance(size_bytes, bool) and 0 <= size_bytes < 2**60
-    return round(size_bytes / GB, 2) if known else None
+def merged(founds: list[Found]) -> Found:
+    """Several of one engine on a machine as one: their models together, their loads added."""
+    first = founds[0]
+    if len(founds) == 1:
+        return first
+    load: dict[str, float | None] = {}
+    for name in dict.fromkeys(key for each in founds for key in each.load):
+        values = [value for each in founds if (value := each.load.get(name)) is not None]
+        load[name] = (max(values) if name.endswith("_percent") else sum(values)) if values else None
+    # The last of a name stands: one that is loaded, if any is.
+    everywhere = sorted((model for each in founds for model in each.models), key=lambda model: model["loaded"] is True)
+    models = {model["name"]: model for model in everywhere}
+    return Found(first.engine, first.version, list(models.values()), load)
 
 
-def _models(answer: Json) -> list[dict[str, Json]]:
-    models = answer.get("models") if isinstance(answer, dict) else None
-    return [model for model in models if isinstance(model, dict)] if isinstance(models, list) else []
-
-
-async def _ask(session: aiohttp.ClientSession, url: str) -> Json:
-    async with session.get(url, allow_redirects=False) as answer:
-        body = await answer.content.read(MAX_ANSWER_BYTES)
-        while len(body) < MAX_ANSWER_BYTES and (more := await answer.content.read(MAX_ANSWER_BYTES - len(body))):
-            body += more
-        if answer.status != 200:
-            raise ValueError(f"it answered {answer.status}")
-        return json.loads(body)
-
-
-def _why(error: BaseException) -> str:
-    if isinstance(error, TimeoutError):
-        return f"no answer within {TIMEOUT_S:g} s"
-    if isinstance(error, aiohttp.ClientConnectorError):
-        return f"nothing answers at {error.host}:{error.port}"
-    if isinstance(error, aiohttp.ServerDisconnectedError | aiohttp.ClientPayloadError):
-        return "the connection was closed before the answer was complete"
-    if isinstance(error, json.JSONDecodeError | UnicodeDecodeError | RecursionError | aiohttp.ClientResponseError):
-        return "what answers there is not Ollama"
-    return str(error) or type(error).__name__
+async def _refused(url: str) -> str | None:
+    """Why there is no connection to an address of this machine; None when there is one, or the address is a name."""
+    split = urlsplit(url)
+    host, port = split.hostname or "", split.port or 80
+    if not host.startswith("127."):
+        return None
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        try:
+            async with asyncio.timeout(CONNECT_LIMIT_S):
+                await asyncio.get_running_loop().sock_connect(probe, (host, port))
+        except (OSError, TimeoutError):
+            return f"nothing answers at {host}:{port}"
+    return None
