@@ -1,10 +1,11 @@
 """All the federation's nodes in memory: every read is answered from here, none from Redis.
 
-An entry keeps its registration as it was written, the few facts that filters and ranking need, and its JSON once
-somebody was shown it. Entries with equal labels, capabilities or models share one set. How a node fares is its
-home registry's word; of our own nodes we keep who has been silent for how long, and say when another word is due.
+An entry keeps its registration as it was written, and its JSON once somebody was shown it; what filters and ranking
+look at stands in columns (columns.py), at the entry's row. How a node fares is its home registry's word; of our own
+nodes we keep who has been silent for how long, and say when another word is due.
 """
 
+import math
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -13,9 +14,11 @@ from typing import Any
 import orjson
 
 from registry.capabilities import capability_names, free_vram_gb, number, total_vram_gb
+from registry.columns import Columns, Kind
 from registry.lifecycle import Deadlines, ExpiryGuard, Liveness, Transition, Windows, next_liveness, shown_status
-from registry.names import ModelName, folded, models_of
+from registry.names import folded, model_terms
 from registry.node import Intent, Record, Word, iso, rendered, token_text
+from registry.ranking import base_cost, settled_load
 
 Json = Any
 _NOTHING: dict[str, Json] = {}
@@ -56,11 +59,17 @@ class Owner:
         self.revision += 1
         return True
 
+    def vouched(self, generation: int) -> float:
+        """Up to which position its words of that start stand, as far as can be known here; -1: none does."""
+        if not self.reachable:
+            return -1.0
+        current = self.is_us or generation >= self._generation
+        return math.inf if current else float(self._known.get(generation, -1))
+
     def vouches(self, said: tuple[int, int]) -> bool:
         """Whether that word of it stands, as far as can be known here."""
         generation, seq = said
-        current = self.is_us or generation >= self._generation or self._known.get(generation, -1) >= seq
-        return self.reachable and current
+        return self.vouched(generation) >= seq
 
     def doubt(self, said: tuple[int, int]) -> str | None:
         """Why that word of it may be out of date; None: it is current."""
@@ -84,18 +93,18 @@ class Entry:
 
     __slots__ = (
         "_declared_free_gb", "_dynamic", "_intent", "_owner_revision", "_registration", "_static", "_token",
-        "_token_text", "beat_at_ms", "capabilities", "cpu_cores", "due_at_s", "free_vram_gb", "heard_s", "key_hash",
-        "labels", "load", "metrics", "models", "node_id", "owner", "ram_gb", "region", "role", "said", "type",
-        "version", "vram_gb", "word",
+        "_token_text", "beat_at_ms", "due_at_s", "heard_s", "key_hash", "metrics", "node_id", "owner", "region",
+        "row", "said", "version", "word",
     )  # fmt: skip
 
-    def __init__(self, node_id: str, owner: Owner) -> None:
+    def __init__(self, node_id: str, owner: Owner, row: int) -> None:
         self.node_id = node_id
         self.owner = owner
+        self.row = row
         self.word = Word()
         self.said = (0, 0)
         self.metrics = b"{}"
-        self.load: float | None = None
+        self._declared_free_gb: float | None = None
         self.beat_at_ms: int | None = None
         self.heard_s = self.due_at_s = 0.0
         self._intent = Intent()
@@ -144,41 +153,31 @@ class Entry:
         return self._static
 
     def take_record(self, record: Record, version: int, shared: dict[Any, Any]) -> None:
-        """Fill in everything that a record says. Equal values are taken from `shared`."""
+        """Fill in what a record says of it. Equal values are taken from `shared`."""
         intern: Callable[[Any, Any], Any] = shared.setdefault
-        spec, self._intent = record.spec, intern(record.intent, record.intent)
-        flat = spec["capabilities"]
+        self._intent = intern(record.intent, record.intent)
         self._registration, self._static = record.kept or record.encode_spec(), None
         self.version = version
         self._token, self._token_text = record.token, None
         self.key_hash = bytes.fromhex(record.key_hash) if record.key_hash else None
-        role, kind, region = spec["role"], spec["node_type"], spec["region"]
-        self.role, self.type = intern(role, role), intern(kind, kind)
+        region = record.spec["region"]
         self.region: str = intern(region, region)
-        labels, able = folded(tuple(record.intent.labels(spec["labels"]))), capability_names(flat)
-        models = models_of(tuple(flat["models"]))
-        self.labels: frozenset[str] = intern(labels, labels)
-        self.capabilities: frozenset[str] = intern(able, able)
-        self.models: frozenset[ModelName] = intern(models, models)
-        self.cpu_cores = number(flat.get("cpu_cores"))
-        self.ram_gb = number(flat.get("ram_gb"))
-        self.vram_gb = total_vram_gb(flat)
-        self._declared_free_gb = free_vram_gb(flat["gpus"])
+        self._declared_free_gb = free_vram_gb(record.spec["capabilities"]["gpus"])
         self.word, self.said = intern(record.word, record.word), record.said
-        self.take_metrics(self.metrics)
+        self._dynamic = None
 
-    def take_metrics(self, metrics: bytes, decoded: Mapping[str, Json] | None = None) -> None:
-        """Fill in what a heartbeat says: JSON of an object, already checked. Who has it decoded may
-        give that too."""
-        self.metrics = metrics
+    def take_metrics(
+        self, metrics: bytes, decoded: Mapping[str, Json] | None = None
+    ) -> tuple[float | None, float | None]:
+        """Keep what a heartbeat says: JSON of an object, already checked. Who has it decoded may give that too. The
+        load (0..1) and the free VRAM (GB) in it."""
+        self.metrics, self._dynamic = metrics, None
         values = decoded if decoded is not None else orjson.loads(metrics) if metrics != b"{}" else _NOTHING
         cpu, gpu = number(values.get("cpu_percent")), number(values.get("gpu_percent"))
         known = [value for value in (cpu, gpu) if value is not None]
-        self.load = max(known) / 100 if known else None
         gpus = values.get("gpus")
         live_gb = free_vram_gb(gpus) if isinstance(gpus, list) else None
-        self.free_vram_gb = self._declared_free_gb if live_gb is None else live_gb
-        self._dynamic = None
+        return max(known) / 100 if known else None, self._declared_free_gb if live_gb is None else live_gb
 
     def heard(self, at_ms: int, now: float) -> None:
         """Note a heartbeat."""
@@ -237,7 +236,10 @@ class Directory:
     heartbeats that only bring new numbers do not count. `on_transition` hears of changes of liveness."""
 
     def __init__(self, windows: Windows, now: float, registry_id: str) -> None:
-        self._windows = windows
+        self.windows = windows
+        self.registry_id = registry_id
+        self.columns = Columns()
+        self._by_row: list[Entry | None] = [None]
         self._nodes: dict[str, Entry] = {}
         self._order: list[str] = []
         self._unsorted: list[str] = []
@@ -263,6 +265,17 @@ class Directory:
     def get(self, node_id: str) -> Entry | None:
         """The node, or None."""
         return self._nodes.get(node_id)
+
+    def at(self, row: int) -> Entry:
+        """The node whose facts stand in that row."""
+        entry = self._by_row[row]
+        assert entry is not None
+        return entry
+
+    def vouched(self, registry_id: str, generation: int) -> float:
+        """Up to which position the words that a registry said in one of its starts are current; -1: none is."""
+        owner = self._owners.get(registry_id)
+        return owner.vouched(generation) if owner is not None else -1.0
 
     def owner_of(self, key_hash: bytes) -> str | None:
         """The node whose record carries this key's hash."""
@@ -295,8 +308,8 @@ class Directory:
         owner = self._owner(record.home_registry)
         new, before = entry is None, entry.liveness if entry is not None else None
         if entry is None:
-            entry = Entry(node_id, owner)
-            self._nodes[node_id] = entry
+            entry = Entry(node_id, owner, self._new_row())
+            self._nodes[node_id] = self._by_row[entry.row] = entry
             self._unsorted.append(node_id)
         else:
             self._forget_status(entry)
@@ -307,11 +320,12 @@ class Directory:
         if len(self._shared) > _MAX_SHARED:
             self._shared.clear()
         entry.take_record(record, version, self._shared)
+        self._place(entry, record)
         if entry.key_hash is not None:
             self._keys[entry.key_hash] = node_id
         self._count_status(entry)
         if moved or (before not in (None, "online") and entry.liveness == "online"):
-            entry.heard_s = now  # so it was said because it was heard
+            entry.heard_s = self.columns.heard_s[entry.row] = now  # so it was said because it was heard
         if not owner.is_us:
             known_ms = max(record.word.heard_at_ms or 0, record.last_registration_ms)
             entry.beat_at_ms = max(entry.beat_at_ms or 0, known_ms)
@@ -322,6 +336,38 @@ class Directory:
             why = entry.word.why or "heard again"
             self.on_transition(Transition(node_id, before, entry.liveness, why, now_ms))
         return entry
+
+    def _new_row(self) -> int:
+        row = self.columns.add()
+        if row == len(self._by_row):
+            self._by_row.append(None)
+        return row
+
+    def _place(self, entry: Entry, record: Record) -> None:
+        """Everything that can be filtered by, into the columns."""
+        spec, columns, row = record.spec, self.columns, entry.row
+        flat = spec["capabilities"]
+        kind = Kind(
+            status=entry.status,
+            region=entry.region,
+            role=spec["role"],
+            type=spec["node_type"],
+            home=(entry.owner.registry_id, 0 if entry.owner.is_us else entry.said[0]),
+            labels=folded(tuple(record.intent.labels(spec["labels"]))),
+            capabilities=capability_names(flat),
+            models=model_terms(tuple(flat["models"])),
+        )
+        columns.classify(row, kind, entry.said[1])
+        columns.set_number(row, "vram_gb", total_vram_gb(flat))
+        columns.set_number(row, "ram_gb", number(flat.get("ram_gb")))
+        columns.set_number(row, "cpu_cores", number(flat.get("cpu_cores")))
+        self._measure(entry, entry.metrics, None)
+
+    def _measure(self, entry: Entry, metrics: bytes, decoded: Mapping[str, Json] | None) -> None:
+        load, free_vram_gb = entry.take_metrics(metrics, decoded)
+        columns, row = self.columns, entry.row
+        settled = settled_load(columns.load_settled(row), load)
+        columns.measure(row, load, free_vram_gb, settled, base_cost(settled, free_vram_gb))
 
     def delete(self, node_id: str, version: int) -> bool:
         """Apply a deletion; False when a newer registration is already here."""
@@ -336,6 +382,8 @@ class Directory:
             return False
         self._forget_status(entry)
         del self._nodes[node_id]
+        self._by_row[entry.row] = None
+        self.columns.remove(entry.row)
         order = self._ordered()
         del order[bisect_left(order, node_id)]
         if entry.key_hash is not None:
@@ -363,8 +411,9 @@ class Directory:
         if last_ms is not None and at_ms < last_ms and (now_ms is None or last_ms <= now_ms):
             return
         if metrics is not None:
-            entry.take_metrics(metrics, decoded)
+            self._measure(entry, metrics, decoded)
         entry.heard(at_ms, now)
+        self.columns.heard_s[entry.row] = now
 
     def restore(
         self, node_id: str, beat_at_ms: int | None, age_s: float | None, metrics: bytes | None, now: float
@@ -374,9 +423,10 @@ class Directory:
         if entry is None or not entry.owner.is_us or (entry.beat_at_ms or 0) > (beat_at_ms or 0):
             return
         if metrics is not None:
-            entry.take_metrics(metrics)
+            self._measure(entry, metrics, None)
         entry.beat_at_ms = beat_at_ms
-        entry.heard_s = now - (self._windows.offline_after_s if age_s is None else age_s)
+        entry.heard_s = now - (self.windows.offline_after_s if age_s is None else age_s)
+        self.columns.heard_s[entry.row] = entry.heard_s
         entry._dynamic = None
 
     # liveness
@@ -402,7 +452,7 @@ class Directory:
 
     def is_heard(self, entry: Entry, now: float) -> bool:
         """Whether a node's heartbeats come in, here."""
-        return entry.liveness == "online" and now - entry.heard_s < self._windows.degraded_after_s
+        return entry.liveness == "online" and now - entry.heard_s < self.windows.degraded_after_s
 
     def due(self, now: float, limit: int = 5_000) -> list[Due]:
         """Nodes of ours that have been silent too long for what was last said of them; bounded work a call.
@@ -450,10 +500,10 @@ class Directory:
 
     def _liveness_due(self, entry: Entry, now: float) -> Liveness:
         held = now - self._counting_since
-        return next_liveness(now - entry.heard_s, held, entry.liveness, self._windows)
+        return next_liveness(now - entry.heard_s, held, entry.liveness, self.windows)
 
     def _due(self, entry: Entry, liveness: Liveness) -> Due:
-        why = _silence(entry, self._windows, liveness)
+        why = _silence(entry, self.windows, liveness)
         return Due(entry.node_id, Word(liveness, entry.reported, why, entry.beat_at_ms), entry.word)
 
     def _owner(self, registry_id: str) -> Owner:
@@ -464,7 +514,7 @@ class Directory:
 
     def _watch(self, entry: Entry, at_s: float | None = None) -> None:
         """Look again at that moment, or when silence from now on would matter."""
-        windows = self._windows
+        windows = self.windows
         limit_s = windows.degraded_after_s if entry.liveness == "online" else windows.offline_after_s
         entry.due_at_s = max(entry.heard_s, self._counting_since) + limit_s if at_s is None else at_s
         if entry.liveness != "offline":

@@ -1,18 +1,56 @@
-"""Find and rank: which nodes hold every filter, and in what order. Pure; measured latency will
-rank first once there are measurements, until then the caller's region comes first."""
+"""Find and rank: which nodes hold every filter, and in what order they are offered. Pure."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from heapq import nsmallest
-from typing import Any
+from itertools import islice
+from typing import Any, NamedTuple
 
+import numpy as np
+
+from registry import ranking
+from registry.columns import Columns, Floats, Mask
 from registry.directory import Directory, Entry
 from registry.model import DiscoverQuery, NodeFilter
 from registry.names import canonical_region, parse_model
+from registry.ranking import Rows
 
-Test = Callable[[Entry], bool]
 CACHE_SIZE = 512
 ORDER_FRESH_S = 1.0  # load changes with every heartbeat; an order this old is still a good one
+_NONE, _ONE, _NOBODY = np.float32(0), np.float32(1), np.float32(np.inf)
+_SPARSE = 8  # below one row in so many, rows are listed before their numbers are looked at
+_SORT_AT_ONCE = 2_000  # ids; of more than these some thousands are looked through in order instead
+
+
+class ByClass(NamedTuple):
+    """A filter on what is no number. `reason`: the name of the parameter that asks for it."""
+
+    reason: str
+    holds: Callable[[Columns], Mask]
+
+
+class ByNumber(NamedTuple):
+    """A filter on a number: not known, or beyond the bound, is left out."""
+
+    reason: str
+    column: str
+    bound: float
+    at_most: bool = False
+
+    def holds(self, values: Floats) -> Mask:
+        """Which of these values pass."""
+        return values <= self.bound if self.at_most else values >= self.bound
+
+
+Filter = ByClass | ByNumber
+
+
+@dataclass(frozen=True, slots=True)
+class Matching:
+    """Nodes that hold every filter: of `classes`, and of those, where numbers were asked for, `rows`."""
+
+    classes: Mask
+    rows: Rows | None
+    total: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,104 +61,135 @@ class Found:
     total: int
 
 
-def tests_of(query: NodeFilter, default_status: str, aliases: Mapping[str, str]) -> list[Test]:
-    """The filters as predicates, the most selective kind first."""
-    tests: list[Test] = []
-    statuses: frozenset[str] = frozenset(query.status) or frozenset({default_status})
-    if query.capability:
-        tests.append(_includes("capabilities", query.capability))
-    if query.label:
-        tests.append(_includes("labels", query.label))
+def filters_of(query: NodeFilter, default_status: str, aliases: Mapping[str, str]) -> list[Filter]:
+    """What is asked for, in the order in which reasons are given."""
+    asked: list[str] = [*query.status]
+    statuses = frozenset(asked or [default_status])
+    found: list[Filter] = []
     if "any" not in statuses:
-        tests.append(lambda e: e.status in statuses)
-    if query.role:
-        roles = frozenset(query.role)
-        tests.append(lambda e: e.role in roles)
-    if query.type:
-        types = frozenset(query.type)
-        tests.append(lambda e: e.type in types)
+        found.append(_among("status", statuses))
     if query.region:
-        regions = frozenset(canonical_region(name, aliases) for name in query.region)
-        tests.append(lambda e: e.region in regions)
+        found.append(_among("region", frozenset(canonical_region(name, aliases) for name in query.region)))
+    if query.role:
+        found.append(_among("role", frozenset(query.role)))
+    if query.type:
+        found.append(_among("type", frozenset(query.type)))
+    if query.label:
+        found.append(_holding("label", "labels", [name.casefold() for name in query.label]))
+    if query.capability:
+        found.append(_holding("capability", "capabilities", [name.casefold() for name in query.capability]))
     if isinstance(query, DiscoverQuery):
-        tests += _resource_tests(query)
-    return tests
+        found += _resources(query)
+    return found
 
 
-def _includes(attribute: str, wanted: list[str]) -> Test:
-    """All wanted names among the entry's set; nodes share sets, so each is looked at once."""
-    names = frozenset(name.casefold() for name in wanted)
-    return _once_per_set(attribute, lambda held: names <= held)
+def _among(field: str, values: frozenset[str]) -> ByClass:
+    return ByClass(field, lambda columns: columns.among(field, values))
 
 
-def _once_per_set(attribute: str, holds: Callable[[frozenset[Any]], bool]) -> Test:
-    seen: dict[frozenset[Any], bool] = {}
-
-    def test(entry: Entry) -> bool:
-        held = getattr(entry, attribute)
-        known = seen.get(held)
-        if known is None:
-            known = seen[held] = holds(held)
-        return known
-
-    return test
+def _holding(reason: str, field: str, names: Sequence[Any]) -> ByClass:
+    return ByClass(reason, lambda columns: columns.holding(field, names))
 
 
-def _resource_tests(query: DiscoverQuery) -> Iterator[Test]:
+def _resources(query: DiscoverQuery) -> Iterator[Filter]:
     if query.model:
         wanted = [parse_model(name) for name in query.model]
-        if query.match == "family":
-            families = frozenset(name.family for name in wanted)
-            yield _once_per_set("models", lambda held: families <= {m.family for m in held})
-        else:
-            yield _once_per_set("models", lambda held: held.issuperset(wanted))
-    for attribute, least in (
-        ("vram_gb", query.min_vram_gb),
-        ("free_vram_gb", query.min_free_vram_gb),
-        ("ram_gb", query.min_ram_gb),
-        ("cpu_cores", query.min_cpu_cores),
+        yield _holding("model", "models", [name.family for name in wanted] if query.match == "family" else wanted)
+    for reason, column in (
+        ("min_vram_gb", "vram_gb"),
+        ("min_free_vram_gb", "free_vram_gb"),
+        ("min_ram_gb", "ram_gb"),
+        ("min_cpu_cores", "cpu_cores"),
     ):
+        least = getattr(query, reason)
         if least is not None:
-            yield _at_least(attribute, least)
+            yield ByNumber(reason, column, least)
     if query.max_load is not None:
-        most = query.max_load
-        yield lambda e: e.load is not None and e.load <= most
+        yield ByNumber("max_load", "load", query.max_load, at_most=True)
 
 
-def _at_least(attribute: str, least: float) -> Test:
-    def test(entry: Entry) -> bool:
-        value = getattr(entry, attribute)
-        return value is not None and value >= least
+def matching(columns: Columns, filters: Iterable[Filter]) -> Matching:
+    """The nodes that hold all of them."""
+    classes = columns.everything()
+    numbers: list[ByNumber] = []
+    for each in filters:
+        if isinstance(each, ByClass):
+            classes &= each.holds(columns)
+        else:
+            numbers.append(each)
+    total = int(columns.count[: columns.classes].compress(classes).sum())
+    if not numbers or not total:
+        return Matching(classes, None, total)
+    size = columns.size
+    if total * _SPARSE < size:
+        rows = rows_of(columns, classes)
+        for each in numbers:
+            rows = rows.compress(each.holds(columns.numbers[each.column].take(rows)))
+    else:
+        mask = classes.take(columns.class_of[:size])
+        for each in numbers:
+            mask &= each.holds(columns.numbers[each.column][:size])
+        rows = np.flatnonzero(mask)
+    return Matching(classes, rows, len(rows))
 
-    return test
+
+def rows_of(columns: Columns, classes: Mask) -> Rows:
+    """The rows of these classes."""
+    return np.flatnonzero(classes.take(columns.class_of[: columns.size]))
 
 
-def rank_key(query: DiscoverQuery, region: str | None) -> Callable[[Entry], tuple[Any, ...]]:
-    """The order, smallest first: known to be there (its home registry can be heard of), healthy, near (the
-    region), then as `sort` says, then less loaded, more VRAM free; the id makes it total."""
+def left_out(columns: Columns, filters: Iterable[Filter]) -> dict[str, int]:
+    """How many nodes each filter leaves out of those that the filters before it left in."""
+    mask = columns.everything().take(columns.class_of[: columns.size])
+    found: dict[str, int] = {}
+    for each in filters:
+        if isinstance(each, ByClass):
+            holds = each.holds(columns).take(columns.class_of[: columns.size])
+        else:
+            holds = each.holds(columns.numbers[each.column][: columns.size])
+        out = int(np.count_nonzero(mask & ~holds))
+        if out:
+            found[each.reason] = found.get(each.reason, 0) + out
+        mask &= holds
+    return found
 
-    def key(e: Entry) -> tuple[Any, ...]:
-        load = 1.0 if e.load is None else e.load  # unknown load is no reason to prefer a node
-        free = -(e.free_vram_gb or 0.0)
-        chosen: Any = 0
-        if query.sort == "load":
-            chosen = load
-        elif query.sort == "free_vram":
-            chosen = free
-        elif query.sort == "vram":
-            chosen = -(e.vram_gb or 0.0)
-        elif query.sort == "ram":
-            chosen = -(e.ram_gb or 0.0)
-        elif query.sort == "node_id":
-            return (not e.reachable, e.node_id)
-        return (not e.reachable, e.status != "online", chosen, e.region != region, load, free, e.node_id)
 
-    return key
+def failing(columns: Columns, filters: Iterable[Filter], row: int) -> list[str]:
+    """The filters that leave one node out."""
+    number = int(columns.class_of[row])
+    return [
+        each.reason
+        for each in filters
+        if not (
+            each.holds(columns)[number]
+            if isinstance(each, ByClass)
+            else each.holds(columns.numbers[each.column][row : row + 1])[0]
+        )
+    ]
+
+
+def in_order_of_ids(directory: Directory, found: Matching, most: int, after: str = "", skip: int = 0) -> list[Entry]:
+    """Some of them, by id: those after an id, from the `skip`th on. Of few all are sorted; of many the ids in order
+    are looked through, among which they come often."""
+    columns = directory.columns
+    rows = found.rows
+    if found.total <= _SORT_AT_ONCE:
+        listed = rows if rows is not None else rows_of(columns, found.classes)
+        entries = sorted(
+            (e for row in listed.tolist() if (e := directory.at(row)).node_id > after), key=lambda e: e.node_id
+        )
+        return entries[skip : skip + most]
+    if rows is None:
+        holds = found.classes.take(columns.class_of[: columns.size])
+    else:
+        holds = np.zeros(columns.size, np.bool_)
+        holds[rows] = True
+    among = directory.after(after) if after else directory.entries()
+    return list(islice((entry for entry in among if holds[entry.row]), skip, skip + most))
 
 
 def preferred_region(query: DiscoverQuery, directory: Directory, caller_region: str, aliases: Mapping[str, str]) -> str:
-    """The region that comes first: asked for, else that of the node or region to be near to,
-    else the caller's own."""
+    """The region that is near: asked for, else that of the node or region to be near to, else the caller's own."""
     if query.prefer_region:
         return canonical_region(query.prefer_region, aliases)
     if query.nearest and query.nearest != "auto":
@@ -130,26 +199,139 @@ def preferred_region(query: DiscoverQuery, directory: Directory, caller_region: 
 
 
 class Finder:
-    """Answers discover. The order of one question is kept while no node came, went or changed
-    status, for at most a second; what the answer says of each node is always as of now."""
+    """Answers discover. The order of one question is kept while no node came, went or changed status, for at most
+    a second; what the answer says of each node is always as of now."""
 
     def __init__(self, directory: Directory, aliases: Mapping[str, str]) -> None:
         self._directory = directory
         self._aliases = aliases
-        self._kept: dict[tuple[str, str], tuple[int, float, Found]] = {}
+        self._kept: dict[tuple[str, str, int], tuple[int, float, Found]] = {}
 
-    def discover(self, query: DiscoverQuery, question: str, caller_region: str, now: float) -> Found:
-        """The best `query.limit` nodes. `question` identifies the query; `now` is monotonic."""
+    def discover(self, query: DiscoverQuery, question: str, caller_region: str, now: float, seed: int = 0) -> Found:
+        """The best `query.limit` nodes. `question` identifies the query; `now` is monotonic; `seed` decides among
+        equals."""
         region = preferred_region(query, self._directory, caller_region, self._aliases)
-        kept = self._kept.get((question, region))
+        kept = self._kept.get((question, region, seed))
         revision = self._directory.revision
         if kept is not None and kept[0] == revision and now - kept[1] < ORDER_FRESH_S:
             return kept[2]
-        tests = tests_of(query, "online", self._aliases)
-        matching = [e for e in self._directory.entries() if all(test(e) for test in tests)]
-        best = nsmallest(query.limit, matching, key=rank_key(query, region))
-        found = Found(best, len(matching))
+        found = self._search(query, region, now, seed)
         if len(self._kept) >= CACHE_SIZE:
             self._kept.clear()
-        self._kept[question, region] = (revision, now, found)
+        self._kept[question, region, seed] = (revision, now, found)
         return found
+
+    def _search(self, query: DiscoverQuery, region: str, now: float, seed: int) -> Found:
+        directory = self._directory
+        held = matching(directory.columns, filters_of(query, "online", self._aliases))
+        if not held.total:
+            return Found([], 0)
+        order = Order(directory, held, region, prefers=query.prefer_region is not None, now=now)
+        if query.sort == "node_id":
+            return Found(order.by_id(query.limit), held.total)
+        sort = "latency" if query.latency == "min" and query.sort is None else query.sort
+        return Found(order.best(sort, query.limit, seed), held.total)
+
+    def explain(self, query: DiscoverQuery) -> dict[str, Any]:
+        """How many nodes each filter leaves out, and of the node that is asked about, why it is left out."""
+        columns, filters = self._directory.columns, filters_of(query, "online", self._aliases)
+        told: dict[str, Any] = {"left_out": left_out(columns, filters)}
+        if query.node_id is not None:
+            entry = self._directory.get(query.node_id)
+            if entry is None:
+                told["node"] = {"node_id": query.node_id, "known": False}
+            else:
+                reasons = failing(columns, filters, entry.row)
+                told["node"] = {"node_id": entry.node_id, "known": True, "left_out_by": reasons, "matches": not reasons}
+        return told
+
+
+class Order:
+    """The order of nodes that hold every filter; see ranking.py."""
+
+    def __init__(self, directory: Directory, held: Matching, region: str, *, prefers: bool, now: float) -> None:
+        self._directory, self._columns = directory, directory.columns
+        self._held, self._now = held, now
+        columns = self._columns
+        far_ms = ranking.ELSEWHERE_MS + (ranking.ANOTHER_REGION if prefers else 0.0)
+        latency = columns.table("region", lambda name: ranking.SAME_REGION_MS if name == region else far_ms)
+        self._latency: Floats = columns.by_class("region", latency)
+        worse = columns.table("status", lambda status: 0.0 if status == "online" else ranking.NOT_ONLINE)
+        self._worse: Floats | None = columns.by_class("status", worse) if worse.any() else None
+        self._vouched = columns.table("home", lambda home: directory.vouched(*home), np.float64)
+        lost = (self._vouched < 0).astype(np.float32) * np.float32(ranking.NOT_HEARD_OF)
+        if lost.any():
+            self._worse = columns.by_class("home", lost) + (0 if self._worse is None else self._worse)
+
+    def best(self, sort: str | None, limit: int, seed: int) -> list[Entry]:
+        """The first ones. `sort`: by one fact before anything else."""
+        rows, costs = self._costs()
+        keys = costs if sort is None else self._keys(sort, rows)
+        width = ranking.EQUAL_MS if sort is None else 0.0
+        places = ranking.best(
+            keys, costs, limit, seed, width, lambda places: self._late(places if rows is None else rows.take(places))
+        )
+        chosen = places if rows is None else rows.take(places)
+        return [self._directory.at(row) for row in chosen.tolist()]
+
+    def by_id(self, limit: int) -> list[Entry]:
+        """In the order of ids; those of a registry that cannot be heard of last."""
+        rows = self._held.rows if self._held.rows is not None else rows_of(self._columns, self._held.classes)
+        lost = self._spread(self._worst(), rows) >= ranking.NOT_HEARD_OF
+        found: list[Entry] = []
+        for part in (rows.compress(~lost), rows.compress(lost)):
+            some = Matching(self._held.classes, part, len(part))
+            found += in_order_of_ids(self._directory, some, most=limit - len(found)) if len(found) < limit else []
+        return found
+
+    def _worst(self) -> Floats:
+        """By class, what makes its nodes come after all others; a copy."""
+        return np.zeros(self._columns.classes, np.float32) if self._worse is None else self._worse.copy()
+
+    def _costs(self) -> tuple[Rows | None, Floats]:
+        """Rows, and the cost of each; without rows, that of every row there is, infinite for all others."""
+        columns, held = self._columns, self._held
+        by_class = self._latency if self._worse is None else self._latency + self._worse
+        if held.rows is None and held.total * _SPARSE >= columns.size:
+            by_class = np.where(held.classes, by_class, _NOBODY)
+            return None, self._spread(by_class, None) + columns.base[: columns.size]
+        rows = held.rows if held.rows is not None else rows_of(columns, held.classes)
+        return rows, self._spread(by_class, rows) + columns.base.take(rows)
+
+    def _late(self, rows: Rows) -> Floats:
+        """What silence adds. Of other registries' nodes each heartbeat is not known here."""
+        columns, us = self._columns, self._directory.registry_id
+        ours = columns.table("home", lambda home: float(home[0] == us))
+        silence_s = (self._now - columns.heard_s.take(rows)) * columns.by_row("home", ours, rows)
+        return ranking.silence_cost(silence_s, self._directory.windows.heartbeat_interval_s)
+
+    def _keys(self, sort: str, rows: Rows | None) -> Floats:
+        """What is asked to come first, smaller is better, behind what is worse in kind."""
+        columns = self._columns
+        worse = self._worst()
+        if rows is None:
+            worse[~self._held.classes] = _NOBODY
+        if sort == "latency":
+            return self._spread(worse + self._latency, rows)
+        name = sort if sort == "load" else f"{sort}_gb"
+        column = columns.numbers[name]
+        values = column[: columns.size] if rows is None else column.take(rows)
+        unknown = np.isnan(values)
+        if sort == "load":
+            values = np.where(unknown, _ONE, values) * np.float32(ranking.LOAD_SPREAD)
+        else:
+            values = np.float32(ranking.MOST_GB) - np.where(unknown, _NONE, values).clip(0, ranking.MOST_GB)
+        keys: Floats = self._spread(worse, rows) + values
+        return keys
+
+    def _spread(self, by_class: Floats, rows: Rows | None) -> Floats:
+        """What classes have, for rows; and whether the word on a node is vouched for, where its class cannot tell."""
+        columns = self._columns
+        class_of = columns.class_of[: columns.size] if rows is None else columns.class_of.take(rows)
+        spread: Floats = by_class.take(class_of)
+        mixed = (self._vouched >= 0) & (self._vouched < np.inf)
+        if mixed.any():
+            said = columns.said_seq[: columns.size] if rows is None else columns.said_seq.take(rows)
+            upto = columns.by_class("home", np.where(mixed, self._vouched, np.inf))
+            spread[said > upto.take(class_of)] += np.float32(ranking.NOT_HEARD_OF)
+        return spread

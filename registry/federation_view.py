@@ -21,7 +21,9 @@ def federation_view(region: Region, directory: Directory, place: Place, url: str
     roster = writer.roster()
     states = {state.registry_id: state for state in region.links.peers()} if region.links is not None else {}
     words = {word.owner: word for word in engine.words(now)}
-    homes = Counter(entry.owner.registry_id for entry in directory.entries())
+    homes: Counter[str] = Counter()
+    for (registry_id, _), count in directory.columns.counted("home").items():
+        homes[registry_id] += count
     peers = []
     for registry_id in sorted({*roster, *(known for known in states if known), *words} - {place.registry_id}):
         advert, state, word = roster.get(registry_id), states.get(registry_id), words.get(registry_id)

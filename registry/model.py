@@ -242,6 +242,7 @@ class DiscoverQuery(NodeFilter):
     prefer_region: Text | None = None
     sort: Literal["latency", "load", "free_vram", "vram", "ram", "node_id"] | None = None
     explain: bool = False
+    node_id: Annotated[str, Field(min_length=1, max_length=255)] | None = None
 
     @cached_property
     def echo(self) -> bytes:

@@ -43,9 +43,10 @@ def parse_model(text: str) -> ModelName:
 
 
 @lru_cache(maxsize=16_384)  # a fleet has few kinds of machines
-def models_of(names: tuple[str, ...]) -> frozenset[ModelName]:
-    """A node's models."""
-    return frozenset([parse_model(name) for name in names])
+def model_terms(names: tuple[str, ...]) -> frozenset[ModelName | str]:
+    """What a node's models are found by: themselves, and their families."""
+    models = [parse_model(name) for name in names]
+    return frozenset([*models, *(model.family for model in models)])
 
 
 @lru_cache(maxsize=16_384)

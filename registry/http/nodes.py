@@ -1,13 +1,13 @@
 """Handlers of /api/v1/nodes: register, heartbeat, list, get, patch, deregister, discover."""
 
-from itertools import islice
+import random
 
 import orjson
 from aiohttp import web
 
 from registry.clock import Clock
 from registry.directory import Entry
-from registry.discovery import Finder, tests_of
+from registry.discovery import Finder, filters_of, in_order_of_ids, matching
 from registry.errors import invalid
 from registry.http.caller import Callers
 from registry.http.wire import answer, answer_json, no_query, query_of, read_json
@@ -34,6 +34,7 @@ class NodeHandlers:
         self._finder = finder
         self._callers = callers
         self._clock = clock
+        self._dice = random.Random()  # noqa: S311 - spreads callers, guards nothing
 
     async def register(self, request: web.Request) -> web.Response:
         """POST /register."""
@@ -87,21 +88,13 @@ class NodeHandlers:
         query = query_of(request, ListQuery)
         await self._registry.seen(query.min_version)
         directory = self._registry.directory
-        tests = tests_of(query, "any", self._registry.place.aliases)
-        last = query.cursor
-        entries = directory.entries() if last is None else directory.after(last)
-        if tests:
-            matching = [e for e in directory.entries() if all(test(e) for test in tests)]
-            total = len(matching)
-            entries = iter(matching if last is None else [e for e in matching if e.node_id > last])
-        else:
-            total = len(directory)
-        page = list(islice(entries, query.offset, query.offset + query.limit + 1))
+        found = matching(directory.columns, filters_of(query, "any", self._registry.place.aliases))
+        page = in_order_of_ids(directory, found, query.limit + 1, query.cursor or "", query.offset)
         more = len(page) > query.limit
         page = page[: query.limit]
         tail = orjson.dumps(
             {
-                "total": total,
+                "total": found.total,
                 "limit": query.limit,
                 "offset": query.offset,
                 "next_cursor": page[-1].node_id if more else None,
@@ -124,9 +117,11 @@ class NodeHandlers:
         if query.min_version is not None:
             await self._registry.seen(query.min_version)
             question = repr(query.model_copy(update={"min_version": None}))
-        found = self._finder.discover(query, question, self._caller_region(who.node_id), self._clock.monotonic())
+        region, lot = self._caller_region(who.node_id), self._dice.randrange(LOTS)
+        found = self._finder.discover(query, question, region, self._clock.monotonic(), lot)
         as_of = iso(self._clock.wall_ms()).encode()
-        tail = b'"total":%d,"query":%b,"as_of":"%b"}' % (found.total, query.echo, as_of)
+        why = b',"explain":' + orjson.dumps(self._finder.explain(query)) if query.explain else b""
+        tail = b'"total":%d,"query":%b,"as_of":"%b"%b}' % (found.total, query.echo, as_of, why)
         return _listing(found.entries, _UNMEASURED, tail)
 
     def _caller_region(self, node_id: str | None) -> str:
@@ -134,6 +129,7 @@ class NodeHandlers:
         return entry.region if entry else canonical_region(self._registry.place.region, self._registry.place.aliases)
 
 
+LOTS = 16  # as many answers to one question are kept, each with other nodes first among equals
 _UNMEASURED = b',"latency_ms":null,"latency_source":null}'
 _DISCOVER_NAMES = frozenset(DiscoverQuery.model_fields) | {"labels", "node_role", "node_type", "capabilities"}
 

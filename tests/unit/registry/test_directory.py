@@ -1,5 +1,6 @@
 """The directory against a naive model: a dictionary, and a look at every node for what is due."""
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -571,10 +572,15 @@ def test_reasons_say_what_a_person_can_act_on() -> None:
     )
 
 
-def free_gb(directory: Directory) -> Any:
+def column(directory: Directory, name: str) -> float | None:
     entry = directory.get("a")
     assert entry is not None
-    return entry.free_vram_gb
+    value = float(directory.columns.numbers[name][entry.row])
+    return None if math.isnan(value) else value
+
+
+def free_gb(directory: Directory) -> float | None:
+    return column(directory, "free_vram_gb")
 
 
 def test_free_vram_is_the_newest_that_was_measured_through_every_change_of_the_record() -> None:
@@ -597,8 +603,8 @@ def test_load_is_that_of_the_busier_of_processor_and_gpu() -> None:
     cases = [(b"{}", None), (b'{"cpu_percent":20}', 0.2), (b'{"cpu_percent":20,"gpu_percent":90}', 0.9)]
     cases += [(b'{"gpu_percent":50,"cpu_percent":null}', 0.5), (b'{"cpu_percent":"9","gpu_percent":true}', None)]
     for metrics, load in cases:
-        entry.take_metrics(metrics)
-        assert entry.load == load
+        directory.beat("a", metrics, NOW_MS, 0.0)
+        assert column(directory, "load") == (None if load is None else pytest.approx(load))
 
 
 def test_nodes_that_are_alike_share_their_sets() -> None:
@@ -609,9 +615,7 @@ def test_nodes_that_are_alike_share_their_sets() -> None:
     )
     assert one is not None
     assert two is not None
-    assert one.labels is two.labels
-    assert one.models is two.models
-    assert one.capabilities is two.capabilities
+    assert directory.columns.class_of[one.row] == directory.columns.class_of[two.row]
 
 
 def test_the_revision_grows_when_membership_can_change_and_not_with_each_heartbeat() -> None:

@@ -1,0 +1,112 @@
+"""In what order nodes are offered: one cost, in milliseconds and what is worth as many.
+
+    cost = latency + 100 * load^2 + 20 * (1 - min(free VRAM, 48 GB) / 48 GB) + silence
+    latency: measured or estimated; else 15 ms in the caller's region, 120 ms elsewhere
+    load: 0..1, unknown counts as 0.5; free VRAM unknown counts as none
+    silence: 1 ms for each second beyond one and a half heartbeat intervals, of nodes whose heartbeats come here
+
+Why so: a node near by that is fully loaded (100 ms of queue) is worth one across an ocean that is idle; half loaded
+it costs a quarter of that, as queues grow late. Free memory decides among equals only. Nodes that are probably
+gone but not yet called degraded come later the longer they are silent.
+
+What is worse in kind comes last whatever it costs: the preferred region before all others, then nodes that are not
+online (where they were asked for), then those of a registry that cannot be heard of.
+
+Costs that differ by less than 10 ms are equal, and equals are drawn by lot: a thousand callers do not all take the
+same node. The lot is a hash of the row and a seed, so a seed gives one answer. Load counts in steps: it has to move
+by 0.1 to change a cost, so that answers do not flap with every heartbeat.
+"""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from registry.columns import Floats
+
+LOAD_MS, UNKNOWN_LOAD = 100.0, 0.5
+MEMORY_MS, MEMORY_GB = 20.0, 48.0
+SAME_REGION_MS, ELSEWHERE_MS = 15.0, 120.0
+SILENCE_MS_PER_S, SILENT_AFTER_INTERVALS = 1.0, 1.5
+EQUAL_MS = 10.0
+LOAD_STEP = 0.1
+LOAD_SPREAD, MOST_GB = 1e4, 4e4  # of what is sorted by: less than what is worse in kind
+# float32 tells 0.03 ms apart at the largest sum of these; no latency that is believed reaches the least of them.
+ANOTHER_REGION, NOT_ONLINE, NOT_HEARD_OF = 5e4, 1e5, 2e5
+_SAMPLE = 512  # values looked at to guess where the best ones end
+_LOT = np.uint32(2_654_435_761)  # Knuth's multiplier: neighbouring rows get numbers far apart
+
+Rows = NDArray[np.intp]
+
+
+def base_cost(load: float | None, free_vram_gb: float | None) -> float:
+    """What a node's state adds to its latency."""
+    used = UNKNOWN_LOAD if load is None else min(max(load, 0.0), 1.0)
+    short = 1.0 - min(max(free_vram_gb or 0.0, 0.0), MEMORY_GB) / MEMORY_GB
+    return LOAD_MS * used * used + MEMORY_MS * short
+
+
+def settled_load(before: float | None, now: float | None) -> float | None:
+    """The load to rank by: the one before, until it has really changed."""
+    if before is None or now is None:
+        return now
+    return now if abs(now - before) >= LOAD_STEP else before
+
+
+def best(keys: Floats, costs: Floats, limit: int, seed: int, width: float, late: Callable[[Rows], Floats]) -> Rows:
+    """The places of the least keys, in order. Keys of which the same multiple of `width` is the last below are
+    equal (0: only equal ones are): then the cost decides, with what `late` adds for silence, and among equal ones
+    the lot. Keys of infinity are of no candidate."""
+    places = candidates(keys, 2 * limit, width)
+    steps, extra = keys.take(places), late(places)
+    if width:
+        steps = np.floor((steps + extra) / width)
+    order = (lot(places, seed), np.floor((costs.take(places) + extra) / EQUAL_MS), steps)
+    return places.take(np.lexsort(order)[:limit])
+
+
+def silence_cost(silence_s: NDArray[np.float64], interval_s: float) -> Floats:
+    """What a node costs more for having been silent so long."""
+    beyond_s = (silence_s - SILENT_AFTER_INTERVALS * interval_s).clip(0, None)
+    return (SILENCE_MS_PER_S * beyond_s).astype(np.float32)
+
+
+def lot(rows: Rows, seed: int) -> NDArray[np.uint32]:
+    """A number for each row that the seed decides."""
+    mixed = (rows.astype(np.uint32) ^ np.uint32(seed & 0xFFFFFFFF)) * _LOT
+    return mixed ^ (mixed >> np.uint32(15))
+
+
+def candidates(keys: Floats, limit: int, width: float) -> Rows:
+    """The places among which are the `limit` least keys, and all that are equal to the last of them."""
+    rows = np.flatnonzero(keys < _end_of(_guess(keys, limit), width))
+    if len(rows) < limit:  # the guess was too low
+        rows = np.flatnonzero(keys < _end_of(_exact(keys, limit), width))
+    if len(rows) > 8 * limit:
+        found = keys.take(rows)
+        rows = rows.compress(found < _end_of(_exact(found, limit), width))
+    return rows
+
+
+def _end_of(key: float, width: float) -> float:
+    """Where the keys end that are equal to this one."""
+    if not math.isfinite(key):
+        return math.inf
+    return (math.floor(key / width) + 1) * width if width else float(np.nextafter(np.float32(key), np.float32(np.inf)))
+
+
+def _guess(costs: Floats, limit: int) -> float:
+    """A cost that about twice as many rows do not reach, from a sample."""
+    if len(costs) <= 4 * _SAMPLE:
+        return _exact(costs, limit)
+    sample = costs[:: len(costs) // _SAMPLE]
+    place = min(len(sample) - 1, 1 + 2 * limit * len(sample) // len(costs))
+    return float(np.partition(sample, place)[place])
+
+
+def _exact(costs: Floats, limit: int) -> float:
+    """The cost of the last of the best; infinity when there are fewer."""
+    if len(costs) <= limit:
+        return float(np.inf)
+    return float(np.partition(costs, limit - 1)[limit - 1])
