@@ -223,11 +223,12 @@ def _place(settings: Settings, port: int) -> Place:
 def _registries(settings: Settings, port: int, roster: Mapping[str, Advert]) -> list[dict[str, Any]]:
     """Where nodes may go: here first."""
     others = [
-        {"url": advert.url, "region": advert.region}
+        {"url": advert.url, "region": advert.region, "registry_id": registry_id}
         for registry_id, advert in sorted(roster.items())
         if registry_id != settings.identity and advert.url is not None
     ]
-    return [{"url": settings.url(port), "region": settings.region}, *others]
+    own = {"url": settings.url(port), "region": settings.region, "registry_id": settings.identity}
+    return [own, *others]
 
 
 def _config(settings: Settings, registries: list[dict[str, Any]]) -> dict[str, Any]:

@@ -64,6 +64,7 @@ class AboutHandlers:
                 "status": "healthy",
                 "service": SERVICE,
                 "version": VERSION,
+                "registry_id": place.registry_id,
                 "region": place.region,
                 "worker": os.getpid(),
                 "uptime_seconds": self._uptime_s(),

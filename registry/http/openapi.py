@@ -69,8 +69,12 @@ _NODES = _object(nodes={"type": "array", "items": _NODE}, total={"type": "intege
 _BEAT = _object(
     success={"type": "boolean"}, node_id=_TEXT, status=_TEXT, timestamp=_TEXT, message=_TEXT, token=_TEXT
 )  # fmt: skip
+_CONFIG = _object(
+    heartbeat_interval_s={"type": "number"},
+    registries={"type": "array", "items": _object(url=_TEXT, region=_TEXT, registry_id=_TEXT)},
+)
 _SUCCESS: dict[tuple[str, str], Json] = {
-    ("post", f"{_BASE}/register"): {"allOf": [_NODE, _object(token=_TEXT, version=_TEXT)]},
+    ("post", f"{_BASE}/register"): {"allOf": [_NODE, _object(config=_CONFIG, token=_TEXT, version=_TEXT)]},
     ("post", f"{_BASE}/heartbeat"): _BEAT,
     ("post", f"{_ONE}/heartbeat"): _BEAT,
     ("get", _BASE): _NODES,

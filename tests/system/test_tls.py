@@ -48,7 +48,8 @@ async def test_with_a_ca_only_who_has_a_certificate_is_heard(mutual: Process, pe
     async with session(url) as client:
         async with client.post("/api/v1/nodes/register", json={"node_id": "n"}, ssl=known) as answer:
             assert answer.status == 200
-            assert (await answer.json())["config"]["registries"] == [{"url": url, "region": "local"}]
+            here = {"url": url, "region": "local", "registry_id": "local"}
+            assert (await answer.json())["config"]["registries"] == [here]
         for stranger in (trusting(pem), trusting(certificate(pem.parent / "other")[0])):
             with pytest.raises((aiohttp.ClientError, ssl.SSLError, OSError)):
                 async with session(url) as other, other.get("/healthz", ssl=stranger):
