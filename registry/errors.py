@@ -27,6 +27,7 @@ KINDS: dict[str, Kind] = {
     "no_such_route": Kind(404, "No such route"),
     "method_not_allowed": Kind(405, "Method not allowed"),
     "node_id_taken": Kind(409, "The node id belongs to another key"),
+    "instance_replaced": Kind(409, "Another run of this node's agent has registered"),
     "body_too_large": Kind(413, "The body is over the limit"),
     "not_json_type": Kind(415, "The body's content type is not JSON"),
     "expectation_failed": Kind(417, "The Expect header is not supported"),
@@ -102,3 +103,11 @@ def invalid(path: str, message: str) -> ApiError:
 def no_such_node(node_id: str) -> ApiError:
     """A 404 about a node; agents answer it by registering again."""
     return ApiError("no_such_node", f"No node {node_id} is registered here; register it first.")
+
+
+def instance_replaced(node_id: str) -> ApiError:
+    """A 409 to a heartbeat; agents answer it by registering again, and the second time under a new id."""
+    return ApiError(
+        "instance_replaced",
+        f"Another agent has registered as {node_id} after this one; if both should run, one needs an id of its own.",
+    )

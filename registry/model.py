@@ -161,6 +161,7 @@ class HeartbeatRequest(_Strict):
     status: Text | None = None
     metrics: dict[str, Json] | None = None
     token: Text | None = None
+    instance_id: Text | None = None
 
 
 class PatchRequest(BaseModel):

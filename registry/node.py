@@ -105,6 +105,8 @@ class Record:
     incarnation: int = 0
     epoch: int = 0
     said: tuple[int, int] = (0, 0)
+    # Of its newest registration alone.
+    registration_epoch: int = field(default=0, compare=False)
     # What `encode_spec` gives, where it was read from that.
     kept: bytes | None = field(default=None, compare=False, repr=False)
 
@@ -154,6 +156,7 @@ class Record:
                 life=record.life,
                 incarnation=record.incarnation,
                 epoch=max(spec.major, judgement.major if judgement is not None else 0),
+                registration_epoch=spec.major,
                 said=(judgement.generation, judgement.seq) if judgement is not None else (0, 0),
                 kept=spec.payload,
             )
@@ -264,6 +267,18 @@ def registered(stored: Record | None, node_id: str, request: RegisterRequest, or
     if stored is None:
         return Record(node_id=node_id, registered_at_ms=now_ms, **fields)
     return replace(stored, **fields)
+
+
+def replaced(record: Record, instance_id: str | None, token: Token | None) -> bool:
+    """Whether a heartbeat is of a run of the agent after which another one has registered.
+
+    A token that is not below the newest registration here is of a node that has heard more than we have, as after it
+    went on to a registry that lags. Without a token nobody can know.
+    """
+    last = record.spec.get("instance_id")
+    if instance_id is None or last is None or instance_id == last or token is None:
+        return False
+    return token < Token(record.life, record.incarnation, record.registration_epoch)
 
 
 def patched(intent: Intent, patch: PatchRequest, now_ms: int) -> Intent:

@@ -14,7 +14,7 @@ from registry.auth import Allowlist, Authenticator
 from registry.clock import Clock
 from registry.directory import Directory, Entry
 from registry.doubts import Doubts
-from registry.errors import ApiError, no_such_node
+from registry.errors import ApiError, instance_replaced, no_such_node
 from registry.keys import Principal
 from registry.model import HeartbeatRequest, PatchRequest, RegisterRequest, check_shape
 from registry.node import (
@@ -28,6 +28,7 @@ from registry.node import (
     parse_token,
     patched,
     registered,
+    replaced,
 )
 from registry.ports import Store, StoreUnavailable
 from registry.writer import Position, Writer
@@ -238,13 +239,16 @@ class Registry:
         node = writer.node(node_id)
         if node is None:
             raise no_such_node(node_id)
+        token = parse_token(beat.token)
+        if replaced(node, beat.instance_id, token):
+            raise instance_replaced(node_id)
         entry = entry or self.directory.get(node_id)
         reported = node.reported
         if self._changes_report(reported, beat.status):
             reported = beat.status
         metrics, decoded = self._beat_metrics(entry, beat) if entry is not None else (b"{}", None)
         packed = measurements.pack(decoded) if decoded else b""
-        if not await writer.heard(node_id, Word(reported=reported), packed, parse_token(beat.token)):
+        if not await writer.heard(node_id, Word(reported=reported), packed, token):
             raise no_such_node(node_id)
         if not await self._beat(node_id, metrics, decoded):
             await writer.store_lost()

@@ -15,6 +15,7 @@ STATUSES = {
     "no_such_route": 404,
     "method_not_allowed": 405,
     "node_id_taken": 409,
+    "instance_replaced": 409,
     "body_too_large": 413,
     "not_json_type": 415,
     "expectation_failed": 417,

@@ -26,6 +26,7 @@ from registry.node import (
     parse_token,
     patched,
     registered,
+    replaced,
     shown,
     token_text,
 )
@@ -365,3 +366,35 @@ def test_the_same_machine_gets_the_same_id_and_another_a_new_one() -> None:
 def test_times_are_utc_with_milliseconds() -> None:
     assert iso(NOW_MS + 7) == "2023-11-14T22:13:20.007Z"
     assert iso(0) == "1970-01-01T00:00:00.000Z"
+
+
+NEWEST = Token(1, 7, 100)  # what the newest registration here has given
+# the run that registered last, the one that beats, its token -> whether another run has replaced it
+RUNS: list[tuple[str | None, str | None, Token | None, bool]] = [
+    ("a", "a", NEWEST, False),
+    ("b", "a", Token(1, 7, 99), True),  # a clone registered after it
+    ("b", "a", Token(1, 6, 200), True),  # in another life of the same id
+    ("b", "a", NEWEST, False),  # what it has was not given before
+    ("b", "a", Token(1, 7, 101), False),  # it registered elsewhere meanwhile: this registry lags
+    ("b", "a", Token(1, 8, 1), False),
+    ("b", "a", None, False),  # nobody can know
+    ("b", None, Token(1, 7, 99), False),  # agents that do not say which run they are
+    (None, "a", Token(1, 7, 99), False),
+    (None, None, Token(1, 7, 99), False),
+]
+
+
+@pytest.mark.parametrize(("last", "beats", "token", "expected"), RUNS)
+def test_a_run_is_replaced_by_one_that_registered_after_it(
+    last: str | None, beats: str | None, token: Token | None, expected: bool
+) -> None:
+    said = {"instance_id": last} if last else {}
+    made = replace(record("n", **said), incarnation=NEWEST.incarnation, registration_epoch=NEWEST.epoch)
+    # Its home registry's judgements raise the token, and do not count.
+    assert replaced(replace(made, epoch=NEWEST.epoch + 50), beats, token) is expected
+
+
+def test_the_epoch_of_a_registration_is_its_own() -> None:
+    made = Record.of(versioned(replace(record("n"), epoch=HLC_MAX)))
+    assert made is not None
+    assert made.registration_epoch < made.epoch == HLC_MAX
