@@ -1,27 +1,43 @@
-"""The agent's end of the registry's HTTP contract: one request, one Outcome, over a list of registries."""
+"""The agent's end of the registry's HTTP contract: one request, one Outcome, over a list of registries.
 
-import os
-import socket
-import ssl
+The list and its order are `agent.failover`'s. A request goes to the registry in use; where that gives no answer, the
+next gets the same at once.
+"""
+
+import asyncio
+import contextlib
+import random
 import time
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 
-from agent.config import ConfigurationError
+from agent.connection import Reply, ask, open_session, tls
+from agent.failover import Registries, Registry, goes_on
 from agent.session import Outcome
-from agent.wire import read_answer
+from agent.wire import Advert, name, not_a_registry
 
-TIMEOUT_S = 5.0
-MAX_ANSWER_BYTES = 16 * 2**20  # a page of 1,000 nodes of 4 KB is a quarter of it
+LOOK_S = 0.5  # what a start waits at most to learn which registry is near; detection takes about as long
+SMALL_BYTES = 4096  # an answer of few packets: its round trip is the network's
+FIRST_SAMPLES = 3
+ROUTE = "/healthz"
 Json = Any
 
 
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A request went to another registry than the one before. `why` for people."""
+
+    to: Registry
+    why: str
+
+
 class RegistryClient:
-    """Talks to the first registry of the list that answers, and stays with it while it does."""
+    """Talks to the registries of a list."""
 
     def __init__(
         self,
@@ -30,105 +46,159 @@ class RegistryClient:
         ca_cert: Path | None = None,
         cert: Path | None = None,
         key: Path | None = None,
+        known: Iterable[Advert] = (),
     ) -> None:
-        self._urls = list(urls)
-        self._current = 0
-        self._tls = _tls(ca_cert, cert, key)
+        self.registries = Registries(urls, known)
+        self._rng = random.Random()  # noqa: S311 - spreads load, guards nothing
+        self._tls = tls(ca_cert, cert, key)
         self._session: aiohttp.ClientSession | None = None
+        self._looking: dict[Registry, asyncio.Task[None]] = {}
         self.last_ms: float | None = None
-        self.passed_over = ""  # of the last call: which registries gave no answer before one did, and why
+        self.change: Change | None = None  # of the last call
 
     @property
     def url(self) -> str:
-        """The registry in use."""
-        return self._urls[self._current]
+        """The registry in use, or the first to be tried."""
+        return self.registries.current.url
 
     async def call(
-        self, method: str, path: str, *, key: str | None = None, body: Json = None, params: Json = None
+        self,
+        method: str,
+        path: str,
+        *,
+        key: str | None = None,
+        body: Json = None,
+        params: Json = None,
+        spare: bool = False,
     ) -> tuple[Outcome, Json]:
-        """One request; where a registry gives no answer, or 502 to 504, the next in the list is asked."""
-        outcome, data = Outcome(None, "no registry is known"), None
-        failures: list[str] = []
-        for _ in self._urls:
-            outcome, data = await self._once(method, path, key, body, params)
-            if outcome.status is not None and outcome.status not in (502, 503, 504):
-                self.passed_over = "; ".join(failures)
-                return outcome, data
-            failures.append(outcome.detail)
-            self._current = (self._current + 1) % len(self._urls)
-        return replace(outcome, detail="; ".join(failures) or outcome.detail), data
+        """One request; where a registry gives no answer, or one that is none, the next in the list is asked.
 
-    async def _once(self, method: str, path: str, key: str | None, body: Json, params: Json) -> tuple[Outcome, Json]:
+        `spare`: the caller can do without, so registries that are known to fail are left in peace.
+        """
+        registries, tried, failures = self.registries, list[Registry](), list[Outcome]()
+        before = registries.current if registries.settled else None
+        left = registries.go_home(_now_s())
+        while (registry := registries.next_attempt(tried, _now_s(), spare=spare)) is not None:
+            tried.append(registry)
+            reply = await self._ask(registry, method, path, key, body, params)
+            if not goes_on(reply.outcome):
+                self._took(registry, reply, before, left, failures)
+                return reply.outcome, reply.data
+            registries.failed(registry, reply.outcome, _now_s(), self._rng)
+            failures.append(reply.outcome)
+        self.change = None
+        return self._nobody(failures), None
+
+    async def _ask(
+        self, registry: Registry, method: str, path: str, key: str | None, body: Json, params: Json
+    ) -> Reply:
         headers = {"Authorization": f"Bearer {key}"} if key else {}
-        started = time.perf_counter()
-        try:
-            async with self._opened().request(
-                method, self.url + path, json=body, params=params, headers=headers, allow_redirects=False
-            ) as answer:
-                raw = await _read(answer)
-                self.last_ms = (time.perf_counter() - started) * 1000
-                return read_answer(self.url, answer.status, raw, answer.headers)
-        except TimeoutError:
-            return Outcome(None, f"{self.url} did not answer within {TIMEOUT_S:g} s"), None
-        except (aiohttp.ClientError, OSError, ValueError) as error:
-            return Outcome(None, f"{self.url}: {_plain(error)}"), None
+        send = {"json": body, "params": params, "headers": headers}
+        reply = await ask(self.session(), method, registry.url, path, **send)
+        if reply.dropped:  # a kept connection that was closed meanwhile tells nothing of the registry
+            reply = await ask(self.session(), method, registry.url, path, **send)
+        return reply
+
+    def _took(
+        self, registry: Registry, reply: Reply, before: Registry | None, left: Registry | None, failures: list[Outcome]
+    ) -> None:
+        self.last_ms = reply.took_ms
+        self.registries.succeeded(registry, _now_s())
+        if reply.warm and reply.size <= SMALL_BYTES:
+            self.registries.sampled(registry, reply.rtt_ms)
+        why = _joined(failures)
+        if left is not None and not failures:
+            why = f"it is nearer than {left.name} ({_ms(left.rtt_ms)})"
+        elif not why and before is not None:
+            why = before.why
+        self.change = Change(registry, why) if before is not None and registry is not before else None
+
+    def _nobody(self, failures: list[Outcome]) -> Outcome:
+        """The outcome where no registry answered: a refusal says most, then how long to wait."""
+        registries = self.registries
+        wait_s = registries.wait_s(_now_s())
+        if not failures:
+            reasons = dict.fromkeys(each.why for each in registries.all if each.why)
+            return Outcome(None, "; ".join(reasons) or "no registry is known", wait_s)
+        refusal = next((each for each in failures if each.status in (401, 403)), None)
+        worst = refusal or failures[-1]
+        return replace(worst, detail=_joined(failures), retry_after_s=None if refusal else wait_s)
+
+    # looking at registries: are they there, and how far
+
+    def look(self) -> None:
+        """Start looking at each registry that is due; nobody waits for it."""
+        for registry in self.registries.due(_now_s()):
+            if registry not in self._looking:
+                task = asyncio.create_task(self._look_at(registry), name="look")
+                self._looking[registry] = task
+                task.add_done_callback(partial(self._looked, registry))
+
+    def _looked(self, registry: Registry, _task: asyncio.Task[None]) -> None:
+        self._looking.pop(registry, None)
+
+    async def look_around(self) -> None:
+        """Look at all that are due; returns when all have been seen, or after half a second. One has no rival."""
+        self.look()
+        if len(self.registries.all) > 1 and self._looking:
+            await asyncio.wait(self._looking.values(), timeout=LOOK_S)
+
+    async def keep_looking(self) -> None:
+        """Look at each whenever it is due, for ever."""
+        while True:
+            self.look()
+            # A registry that rests or is being looked at may be due already: once a second is soon enough.
+            await asyncio.sleep(min(max(self.registries.next_due_s() - _now_s(), 1.0), 60.0))
+
+    async def _look_at(self, registry: Registry) -> None:
+        rtts_ms: list[float] = []
+        wanted = 1 if registry.rtts_ms else FIRST_SAMPLES
+        for _ in range(wanted + 1):  # the first has to connect, mostly
+            reply = await ask(self.session(), "GET", registry.url, ROUTE)
+            fault = _fault(registry, reply)
+            if fault is not None:
+                self.registries.failed(registry, fault, _now_s(), self._rng)
+                return
+            self.registries.responded(registry)
+            self.registries.identified(registry, name(reply.data.get("registry_id")), name(reply.data.get("region")))
+            if reply.warm:
+                rtts_ms.append(reply.rtt_ms)
+            if len(rtts_ms) == wanted:
+                break
+        self.registries.measured(registry, rtts_ms, _now_s(), self._rng)
+
+    # connections
+
+    def session(self) -> aiohttp.ClientSession:
+        """The connections, opened at first use."""
+        if self._session is None:
+            self._session = open_session(self._tls)
+        return self._session
 
     async def close(self) -> None:
         """Close the connections."""
+        for task in list(self._looking.values()):
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
         if self._session is not None:
             await self._session.close()
             self._session = None
 
-    def _opened(self) -> aiohttp.ClientSession:
-        if self._session is None:
-            connector = aiohttp.TCPConnector(ssl=self._tls) if self._tls else aiohttp.TCPConnector()
-            self._session = aiohttp.ClientSession(
-                connector=connector,
-                timeout=aiohttp.ClientTimeout(total=TIMEOUT_S, sock_connect=2.0),
-                cookie_jar=aiohttp.DummyCookieJar(),  # a login page on the way must leave nothing behind
-            )
-        return self._session
+
+def _fault(registry: Registry, reply: Reply) -> Outcome | None:
+    if reply.outcome.status != 200:
+        return reply.outcome
+    return None if reply.data.get("status") == "healthy" else not_a_registry(registry.url)
 
 
-async def _read(answer: aiohttp.ClientResponse) -> bytes:
-    body = bytearray()
-    async for chunk in answer.content.iter_any():
-        body += chunk
-        if len(body) > MAX_ANSWER_BYTES:
-            raise ValueError(f"the answer is over {MAX_ANSWER_BYTES} bytes; that is no registry's")
-    return bytes(body)
+def _now_s() -> float:
+    return time.monotonic()
 
 
-def _plain(error: BaseException) -> str:
-    """Why a request got no answer, in words that say what to look at."""
-    if isinstance(error, aiohttp.ClientConnectorCertificateError):
-        return f"its certificate is not trusted ({error.certificate_error}); CA_CERT names the authority to trust"
-    if isinstance(error, aiohttp.ClientConnectorSSLError):
-        return f"no TLS connection ({error.strerror or error}); is it http:// rather than https://?"
-    if isinstance(error, aiohttp.ClientConnectorError):
-        return _why_not_connected(error.os_error)
-    if isinstance(error, aiohttp.ClientOSError | aiohttp.ServerDisconnectedError | aiohttp.ClientPayloadError):
-        return "the connection was closed before the answer was complete"
-    if isinstance(error, aiohttp.ClientResponseError):
-        return "what answers there does not speak HTTP; check the port"
-    return str(error) or type(error).__name__
+def _joined(failures: Iterable[Outcome]) -> str:
+    return "; ".join(failure.detail for failure in failures)
 
 
-def _why_not_connected(error: OSError) -> str:
-    if isinstance(error, ConnectionRefusedError):
-        return "connection refused (is the registry running there?)"
-    if isinstance(error, socket.gaierror):
-        return f"the host's name cannot be looked up ({error.strerror})"
-    return os.strerror(error.errno).casefold() if error.errno else str(error)
-
-
-def _tls(ca_cert: Path | None, cert: Path | None, key: Path | None) -> ssl.SSLContext | None:
-    if ca_cert is None and cert is None:
-        return None
-    try:
-        context = ssl.create_default_context(cafile=ca_cert)
-        if cert is not None:
-            context.load_cert_chain(cert, key)
-    except OSError as error:
-        raise ConfigurationError(f"CA_CERT, NODE_CERT or NODE_KEY cannot be used: {error.strerror or error}") from None
-    return context
+def _ms(rtt_ms: float | None) -> str:
+    return "not measured" if rtt_ms is None else f"{rtt_ms:.0f} ms"

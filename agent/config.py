@@ -4,7 +4,6 @@ import difflib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
-from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
 from pydantic import (
@@ -18,7 +17,7 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from agent.wire import secret
+from agent.wire import is_url, secret
 
 DEFAULT_REGISTRY_URL = "http://127.0.0.1:9205"
 DEFAULT_ENV_FILE = Path(".env")
@@ -75,7 +74,7 @@ class AgentSettings(BaseSettings):
     @classmethod
     def _urls(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for url in value:
-            if not _is_url(url):
+            if not is_url(url):
                 raise ValueError(f"{url!r} is not a URL such as http://registry.example.org:9205")
         if not value:
             raise ValueError("needs at least one registry's URL")
@@ -91,14 +90,6 @@ class AgentSettings(BaseSettings):
     def ollama_url(self) -> str | None:
         """Where Ollama is: said to us, else as its own server is told to listen."""
         return self.ollama_base_url or self.ollama_host
-
-
-def _is_url(text: str) -> bool:
-    try:
-        split = urlsplit(text)
-        return split.scheme in ("http", "https") and bool(split.hostname) and split.port != 0
-    except ValueError:  # a port out of range, half an IPv6 address
-        return False
 
 
 def load(flags: Mapping[str, Any], env_file: Path | None) -> AgentSettings:

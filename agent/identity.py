@@ -83,9 +83,21 @@ class Home:
         if self.credentials() != credentials:
             _write_private(self.folder / "credentials.json", json.dumps(asdict(credentials)))
 
+    def registries(self) -> object:
+        """What was kept of other registries, as it was given to `keep_registries`; None where there is nothing."""
+        try:
+            return json.loads((self.folder / "registries.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError):
+            return None
+
+    def keep_registries(self, listed: object) -> None:
+        """Keep that, as JSON, for the next start."""
+        if self.registries() != listed:
+            _write_private(self.folder / "registries.json", json.dumps(listed))
+
     def forget(self) -> None:
         """Remove the identity."""
-        for name in ("node_id", "credentials.json"):
+        for name in ("node_id", "credentials.json", "registries.json"):
             (self.folder / name).unlink(missing_ok=True)
 
 

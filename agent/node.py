@@ -15,9 +15,10 @@ from agent.client import RegistryClient
 from agent.config import AgentSettings
 from agent.detect.inventory import LIMIT_S, detect_capabilities, in_thread, measure, models_changed
 from agent.detect.network import local_ip
+from agent.failover import Registry
 from agent.identity import Credentials, Home, machine_id, new_instance_id, new_node_id
 from agent.session import Outcome, Plan, Session, Step
-from agent.wire import interval_s, not_a_registry, registration, secret
+from agent.wire import adverts, interval_s, kept_adverts, not_a_registry, registration, secret, to_keep
 
 FINISH_S = 2.0  # a registration cut off could lose the key that it was given
 LEAVE_S = 3.0
@@ -39,7 +40,11 @@ class Agent:
         self.settings = settings
         self.home = home or Home()
         self.client = RegistryClient(
-            settings.node_registry_url, ca_cert=settings.ca_cert, cert=settings.node_cert, key=settings.node_key
+            settings.node_registry_url,
+            ca_cert=settings.ca_cert,
+            cert=settings.node_cert,
+            key=settings.node_key,
+            known=kept_adverts(self.home.registries(), settings.node_registry_url),
         )
         self.session = Session(settings.heartbeat_interval or DEFAULT_INTERVAL_S)
         self._say = say
@@ -70,7 +75,8 @@ class Agent:
         return self._capabilities
 
     async def register(self) -> tuple[Outcome, Json]:
-        """Register once; keep what the registry gives."""
+        """Register once, with the nearest registry; keep what it gives."""
+        await asyncio.gather(self.capabilities(), self.client.look_around())
         outcome, node = await self._register()
         if outcome.status == 409 and self._has_no_key:
             self._say(f"{self.node_id} is another node's; this machine takes a new id")
@@ -89,14 +95,15 @@ class Agent:
         own = self._credentials
         self._keep(Credentials(given.node_id, given.api_key or (own.api_key if own else None), given.token))
         self._obey(node.get("config"))
-        self._say(f"registered as {given.node_id} with {self.client.url} ({self.client.last_ms:.0f} ms)")
+        self._say(f"registered as {given.node_id} with {self._registered_with()}")
         return outcome, node
 
     async def heartbeat(self, status: str = "online") -> Outcome:
         """Tell the registry that this node lives, and what it measured last."""
         body: dict[str, Json] = {"node_id": self.node_id, "status": status}
-        if self._metrics:
-            body["metrics"] = self._metrics
+        rtts_ms = self.client.registries.rtts_ms()
+        if self._metrics or rtts_ms:
+            body["metrics"] = {**self._metrics, "registry_rtt_ms": rtts_ms}
         if self._credentials and self._credentials.token:
             body["token"] = self._credentials.token
         outcome, answer = await self.client.call("POST", "/api/v1/nodes/heartbeat", key=self._key(), body=body)
@@ -104,8 +111,8 @@ class Agent:
             return outcome
         if answer.get("node_id") != self.node_id:
             return not_a_registry(self.client.url)
-        if self.client.passed_over:
-            self._say(f"heartbeats go to {self.client.url} now: {self.client.passed_over}")
+        if self.client.change:
+            self._say(f"heartbeats go to {_place(self.client.change.to)} now: {self.client.change.why}")
         own, token = self._credentials, secret(answer.get("token"))
         if own and token and token != own.token:
             self._keep(replace(own, token=token))
@@ -158,6 +165,7 @@ class Agent:
     async def _run_until(self, stop: asyncio.Event) -> None:
         rng = random.Random()  # noqa: S311 - spreads load, guards nothing
         self._paced = asyncio.Event()  # of this run's loop
+        looking = asyncio.create_task(self.client.keep_looking())
         measuring = asyncio.create_task(self._keep_measuring())
         plan = Plan("register", 0.0)
         registered = False
@@ -171,9 +179,10 @@ class Agent:
                     self._say(plan.say)
             await self._stop(registered)
         finally:
-            measuring.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await measuring
+            for task in (looking, measuring):
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await task
 
     async def _stop(self, registered: bool) -> None:
         if not registered:
@@ -252,12 +261,34 @@ class Agent:
         except OSError as error:
             self._say(_not_kept(error))
 
+    def _registered_with(self) -> str:
+        """The registry in use, how far it is, and what there is to say of the others."""
+        registries = self.client.registries
+        current, others = registries.current, registries.others()
+        rtt_ms = current.rtt_ms if current.rtt_ms is not None else self.client.last_ms or 0.0
+        return f"{_place(current)} ({rtt_ms:.0f} ms)" + (f"; {others}" if others else "")
+
+    def _learn(self, config: Json) -> None:
+        """Other registries, for the day when none of the list answers."""
+        listed = adverts(config.get("registries")) if isinstance(config, dict) else []
+        registries = self.client.registries
+        if listed and registries.learn(listed, registries.current):
+            try:
+                self.home.keep_registries(to_keep(registries.adverts(), self.settings.node_registry_url))
+            except OSError as error:
+                self._say(f"other registries cannot be kept for the next start: {error.strerror or error}")
+
     def _obey(self, config: Json) -> None:
+        self._learn(config)
         interval = interval_s(config)
         if self.settings.heartbeat_interval is None and interval is not None:
             if interval != self.session.interval_s:
                 self._paced.set()  # measuring may be asleep for as long as the old pace said
             self.session.interval_s = interval
+
+
+def _place(registry: Registry) -> str:
+    return f"{registry.registry_id} at {registry.url}" if registry.registry_id else registry.url
 
 
 def _not_kept(error: OSError) -> str:

@@ -2,9 +2,11 @@
 
 import json
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
 from agent.session import Outcome
 
@@ -12,6 +14,10 @@ SHORTEST_INTERVAL_S = 0.1  # a registry that is wrong must not make its nodes a 
 LONGEST_INTERVAL_S = 3600.0
 MAX_DETAIL_CHARS = 300
 ID_CHARACTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._:-")
+MAX_ADVERTS = 64
+MAX_URL_CHARS = 300
+_SERVER_MS = re.compile(r"(?:^|,)\s*app\s*;[^,]*?dur=([0-9.]+)")
+_WORD_OF_A_REGISTRY = frozenset({404, 409, 422})  # acted upon: a stranger's must not be taken for one
 Json = Any
 
 
@@ -22,6 +28,15 @@ class Registration:
     node_id: str
     api_key: str | None
     token: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Advert:
+    """A registry that another one told of."""
+
+    url: str
+    region: str | None = None
+    registry_id: str | None = None
 
 
 def is_node_id(text: str) -> bool:
@@ -39,6 +54,8 @@ def read_answer(url: str, status: int, raw: bytes, headers: Mapping[str, str]) -
     if 300 <= status < 400:
         target = printable(headers.get("Location", "")) or "nowhere"
         return Outcome(status, f"{url} redirects to {target}; set NODE_REGISTRY_URL to the registry itself"), None
+    if status in _WORD_OF_A_REGISTRY and not isinstance(data, dict):
+        return not_a_registry(url), None
     told = data.get("detail") if isinstance(data, dict) else None
     detail = f"{url} answered {status}" + (f": {printable(told)}" if isinstance(told, str) and told else "")
     return Outcome(status, detail, _seconds(headers.get("Retry-After"))), data
@@ -76,6 +93,60 @@ def interval_s(config: Json) -> float | None:
     if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
         return None
     return float(min(max(value, SHORTEST_INTERVAL_S), LONGEST_INTERVAL_S))
+
+
+def adverts(listed: Json) -> list[Advert]:
+    """The registries in `config.registries`; what is none is left out."""
+    if not isinstance(listed, list):
+        return []
+    found = (_advert(each) for each in listed[:MAX_ADVERTS] if isinstance(each, dict))
+    return [advert for advert in found if advert is not None]
+
+
+def _advert(each: dict[str, Json]) -> Advert | None:
+    url = each.get("url")
+    if not isinstance(url, str) or len(url) > MAX_URL_CHARS or not url.isprintable() or not is_url(url):
+        return None
+    if "@" in url or " " in url:  # a name and password, or something that ends elsewhere than it seems to
+        return None
+    return Advert(url.rstrip("/"), name(each.get("region")), name(each.get("registry_id")))
+
+
+def kept_adverts(kept: Json, urls: Sequence[str]) -> list[Advert]:
+    """What `to_keep` made, where it belongs to the network of these URLs: they were its list, or are in it."""
+    if not isinstance(kept, dict) or not isinstance(kept.get("configured"), list):
+        return []
+    found = adverts(kept.get("learned"))
+    same = set(urls) & {*map(str, kept["configured"]), *(advert.url for advert in found)}
+    return found if same else []
+
+
+def to_keep(learned: Iterable[Advert], urls: Sequence[str]) -> Json:
+    """What was learned from the registries of these URLs, as JSON."""
+    return {"configured": list(urls), "learned": [asdict(advert) for advert in learned]}
+
+
+def name(value: Json) -> str | None:
+    """A registry's id or region, or None."""
+    return value if isinstance(value, str) and is_node_id(value) else None
+
+
+def is_url(text: str) -> bool:
+    """Whether a registry's address can be this: http or https, and a host."""
+    try:
+        split = urlsplit(text)
+        return split.scheme in ("http", "https") and bool(split.hostname) and split.port != 0
+    except ValueError:  # a port out of range, half an IPv6 address
+        return False
+
+
+def server_ms(headers: Mapping[str, str]) -> float:
+    """What of a round trip the registry itself used (Server-Timing), in milliseconds; 0 where it does not say."""
+    found = _SERVER_MS.search(headers.get("Server-Timing", ""))
+    try:
+        return float(found[1]) if found else 0.0
+    except ValueError:
+        return 0.0
 
 
 def printable(text: str) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from agent import client
+from agent import connection
 from agent.config import load
 from agent.identity import Home
 from agent.node import Agent
@@ -20,6 +20,7 @@ from tests.support.live import Process, running, until
 from tests.support.misbehaving import HANG, Answer, answering, http, json_answer
 
 NODE = b'{"node_id":"lucky","api_key":"sk-node-x","token":"t","config":{"heartbeat_interval_s":0.1}}'
+HEALTH = b'{"status":"healthy","registry_id":"local","region":"local"}'
 BEAT = b'{"success":true,"node_id":"lucky","status":"online","token":"t"}'
 PORTAL = b"<!DOCTYPE html><title>Welcome to the hotel</title><form action=/login>Room: <input name=room></form>"
 
@@ -57,7 +58,7 @@ async def test_what_is_no_registrys_answer_is_a_failure_in_words(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answer, words = STRANGE[name]
-    monkeypatch.setattr(client, "TIMEOUT_S", 0.3 if answer is HANG else 10)
+    monkeypatch.setattr(connection, "SILENCE_S", 0.3 if answer is HANG else 10)
     async with answering(lambda line: answer) as url:
         node = Agent(load({"node_registry_url": url}, None), Home(tmp_path), say=lambda line: None)
         node._capabilities = {"system": {}, "gpu": {}, "ollama": {}}  # it is not what is tried here
@@ -97,8 +98,8 @@ async def test_an_answer_that_lacks_fields_is_used_for_what_it_has(body: bytes, 
 
 
 async def test_the_newest_token_goes_with_the_next_request_and_outlives_the_agent(tmp_path: Path) -> None:
-    bodies = iter([NODE, BEAT.replace(b'"t"', b'"t2"')])
-    async with answering(lambda line: json_answer(next(bodies))) as url:
+    beat = BEAT.replace(b'"t"', b'"t2"')
+    async with answering(lambda line: json_answer(NODE if b"register" in line else beat)) as url:
         node = Agent(load({"node_registry_url": url}, None), Home(tmp_path), say=lambda line: None)
         try:
             await node.register()
@@ -117,6 +118,8 @@ async def test_a_running_agent_lives_through_all_of_it(tmp_path: Path) -> None:
     good_again = json_answer(BEAT)
 
     def answer(line: bytes) -> Answer:
+        if b"healthz" in line:
+            return json_answer(HEALTH)
         return json_answer(NODE) if b"register" in line else next(script, good_again)
 
     async with answering(answer) as url:

@@ -10,7 +10,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from agent import client
+from agent import connection
 from agent.config import load
 from agent.identity import Home
 from agent.node import Agent
@@ -27,8 +27,14 @@ class FakeRegistry:
         self.asked: list[tuple[str, str | None, Any]] = []
         self._over = asyncio.Event()
         app = web.Application()
+        app.router.add_get("/healthz", self._health)
         app.router.add_post("/api/v1/nodes/{what}", self._answer)
         self._server = TestServer(app)
+
+    async def _health(self, _request: web.Request) -> web.Response:
+        if self.failing == "hangs":
+            await self._over.wait()
+        return web.json_response({"status": "healthy"})
 
     async def _answer(self, request: web.Request) -> web.Response:
         what = request.match_info["what"]
@@ -59,7 +65,7 @@ class FakeRegistry:
 async def test_the_next_gets_the_same_at_once(
     failure: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(client, "TIMEOUT_S", 0.2 if failure == "hangs" else 10)
+    monkeypatch.setattr(connection, "SILENCE_S", 0.2 if failure == "hangs" else 10)
     eu, us, said = FakeRegistry(), FakeRegistry(), list[str]()
     async with eu.running() as eu_url, us.running() as us_url:
         node = Agent(load({"node_registry_url": f"{eu_url},{us_url}"}, None), Home(tmp_path), say=said.append)

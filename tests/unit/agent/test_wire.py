@@ -7,7 +7,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.wire import Registration, interval_s, printable, read_answer, registration, secret
+from agent.wire import (
+    Advert,
+    Registration,
+    adverts,
+    interval_s,
+    kept_adverts,
+    printable,
+    read_answer,
+    registration,
+    secret,
+    server_ms,
+    to_keep,
+)
 
 URL = "http://192.0.2.1:9205"
 
@@ -105,3 +117,49 @@ def test_the_interval_is_kept_within_reason(config: Any, wanted: float | None) -
 def test_a_secret_can_always_be_sent_in_a_header(value: Any) -> None:
     found = secret(value)
     assert found is None or (found.isascii() and "\n" not in found and "\r" not in found and found == value)
+
+
+ADVERTS: list[tuple[Any, list[Advert]]] = [
+    ([{"url": "http://eu.example.org/", "region": "eu", "registry_id": "eu-1"}],
+     [Advert("http://eu.example.org", "eu", "eu-1")]),
+    ([{"url": "https://eu.example.org:9205"}], [Advert("https://eu.example.org:9205")]),
+    ([{"url": "http://eu.example.org", "region": "\x1b[2J", "registry_id": 7}], [Advert("http://eu.example.org")]),
+    ([{"url": "ftp://eu.example.org"}, {"url": "http://"}, {"url": 7}, {}, 7, None], []),
+    ([{"url": "file:///etc/passwd"}, {"url": "http://name:password@eu.example.org"}], []),
+    ([{"url": "http://eu.example.org/\x1b[2J"}, {"url": "http://" + "x" * 300}, {"url": "http://[::1"}], []),
+    ([{"url": f"http://r{n}.example.org"} for n in range(70)], [Advert(f"http://r{n}.example.org") for n in range(64)]),
+    (7, []),
+    (None, []),
+    ({"url": "http://eu.example.org"}, []),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("listed", "wanted"), ADVERTS)
+def test_registries_that_a_registry_tells_of(listed: Any, wanted: list[Advert]) -> None:
+    assert adverts(listed) == wanted
+
+
+def test_what_was_learned_is_kept_for_the_network_that_it_was_learned_in() -> None:
+    eu, us, other = "http://eu.example.org", "http://us.example.org", "http://other.example.org"
+    kept = json.loads(json.dumps(to_keep([Advert(us, "us", "us")], [eu])))
+    assert kept_adverts(kept, [eu]) == [Advert(us, "us", "us")]
+    assert kept_adverts(kept, [other, eu]) == [Advert(us, "us", "us")]
+    assert kept_adverts(kept, [us]) == [Advert(us, "us", "us")]
+    assert kept_adverts(kept, [other]) == []
+    for damaged in (None, 7, [], {}, {"configured": 7}, {"configured": [eu]}, {"configured": [[]], "learned": [[]]}):
+        assert kept_adverts(damaged, [eu]) == []
+
+
+@pytest.mark.parametrize(
+    ("header", "wanted"),
+    [("app;dur=0.42", 0.42), ("db;dur=53, app;dur=7", 7), ("app;desc=x;dur=2", 2), ("app", 0), ("", 0),
+     ("app;dur=1.2.3", 0), ("myapp;dur=5", 0)],
+)  # fmt: skip
+def test_the_servers_own_time(header: str, wanted: float) -> None:
+    assert server_ms({"Server-Timing": header}) == wanted
+
+
+@pytest.mark.parametrize("status", [404, 409, 422])
+def test_a_strangers_word_is_not_acted_upon(status: int) -> None:
+    assert read_answer(URL, status, b"<h1>Not Found</h1>", {})[0].status is None
+    assert read_answer(URL, status, b'{"detail":"No such node."}', {})[0].status == status
