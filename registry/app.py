@@ -1,5 +1,6 @@
 """make_app: routes on top of a registry, its directory and its store."""
 
+import secrets
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 from aiohttp import web
 
 from registry.auth import Allowlist, Authenticator
+from registry.changes import Changes
 from registry.clock import Clock
 from registry.directory import Directory
 from registry.discovery import Finder
@@ -19,6 +21,7 @@ from registry.http.federation import LINK_PATH, FederationHandlers
 from registry.http.forward import Forwarder
 from registry.http.nodes import NodeHandlers
 from registry.http.server import Gate
+from registry.http.watch import Watching
 from registry.http.wire import MAX_BODY_BYTES
 from registry.metrics import Metrics
 from registry.ports import Store
@@ -47,8 +50,9 @@ class Parts:
     started_ms: int = 0
 
 
-def make_app(parts: Parts) -> tuple[web.Application, Gate, Forwarder, Registry]:
-    """The application, the gate that every request passes, the way to the worker that writes, and the commands."""
+def make_app(parts: Parts) -> tuple[web.Application, Gate, Forwarder, Registry, Watching]:
+    """The application, the gate that every request passes, the way to the worker that writes, the commands, and
+    who watches."""
     region = parts.region
     registry = Registry(parts.place, parts.store, parts.directory, parts.auth, parts.allowlist, parts.clock, region)
 
@@ -57,7 +61,12 @@ def make_app(parts: Parts) -> tuple[web.Application, Gate, Forwarder, Registry]:
 
     callers = Callers(parts.auth, parts.trusted_proxies)
     finder = Finder(parts.directory, parts.place.aliases)
-    nodes = NodeHandlers(registry, finder, callers, parts.clock)
+    changes = Changes(secrets.token_hex(6))
+    parts.directory.on_change = changes.note
+    watching = Watching(
+        parts.directory, changes, callers, parts.place.aliases, lambda what: parts.metrics.watchers.labels(what).inc()
+    )
+    nodes = NodeHandlers(registry, finder, callers, parts.clock, watching)
     about = AboutHandlers(
         registry,
         callers,
@@ -80,10 +89,12 @@ def make_app(parts: Parts) -> tuple[web.Application, Gate, Forwarder, Registry]:
             web.get(base, nodes.list),
             web.get(f"{base}/discover", nodes.discover),
             web.post(f"{base}/discover", nodes.discover),
+            web.get(f"{base}/watch", watching.watch, allow_head=False),
             # Without these, another method on a static name would look for a node of that name.
             web.route("*", f"{base}/register", _only("POST")),
             web.route("*", f"{base}/heartbeat", _only("POST")),
             web.route("*", f"{base}/discover", _only("GET", "HEAD", "POST")),
+            web.route("*", f"{base}/watch", _only("GET")),
             web.get(one, nodes.get),
             web.delete(one, nodes.delete),
             web.patch(one, nodes.patch),
@@ -106,7 +117,7 @@ def make_app(parts: Parts) -> tuple[web.Application, Gate, Forwarder, Registry]:
     )
     hot = {("POST", f"{base}/heartbeat"): nodes.heartbeat, ("GET", f"{base}/discover"): nodes.discover}
     gate = Gate(app, parts.metrics, parts.cors_origins, hot, forwarder.request)
-    return app, gate, forwarder, registry
+    return app, gate, forwarder, registry, watching
 
 
 def _only(*methods: str) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:

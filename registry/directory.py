@@ -257,6 +257,7 @@ class Directory:
         self.revision = 0
         self.newest = 0  # the greatest version of a change that was heard of
         self.by_status: dict[str, int] = {}
+        self.on_change: Callable[[str], None] = lambda node_id: None  # hears of every write that was taken in
         self.on_transition: Callable[[Transition], None] = lambda transition: None
 
     def __len__(self) -> int:
@@ -335,6 +336,7 @@ class Directory:
         if before is not None and before != entry.liveness:
             why = entry.word.why or "heard again"
             self.on_transition(Transition(node_id, before, entry.liveness, why, now_ms))
+        self.on_change(node_id)
         return entry
 
     def _new_row(self) -> int:
@@ -389,6 +391,7 @@ class Directory:
         if entry.key_hash is not None:
             self._keys.pop(entry.key_hash, None)
         self.revision += 1
+        self.on_change(node_id)
         return True
 
     def beat(

@@ -1,6 +1,6 @@
 """Find and rank: which nodes hold every filter, and in what order they are offered. Pure."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, NamedTuple
@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from registry import ranking
-from registry.columns import Columns, Floats, Mask
+from registry.columns import Columns, Floats, Kind, Mask
 from registry.directory import Directory, Entry
-from registry.model import DiscoverQuery, NodeFilter
+from registry.model import DiscoverQuery, NodeFilter, ResourceFilter
 from registry.names import canonical_region, parse_model
 from registry.ranking import Rows
 
@@ -22,10 +22,22 @@ _SORT_AT_ONCE = 2_000  # ids; of more than these some thousands are looked throu
 
 
 class ByClass(NamedTuple):
-    """A filter on what is no number. `reason`: the name of the parameter that asks for it."""
+    """A filter on what is no number. `reason`: the name of the parameter that asks for it. `whole`: the field is one
+    of the values; else it is a set that has all of them."""
 
     reason: str
-    holds: Callable[[Columns], Mask]
+    field: str
+    wanted: frozenset[Any]
+    whole: bool
+
+    def holds(self, columns: Columns) -> Mask:
+        """Which classes pass."""
+        return columns.among(self.field, self.wanted) if self.whole else columns.holding(self.field, self.wanted)
+
+    def admits(self, kind: Kind) -> bool:
+        """Whether one class passes."""
+        value = getattr(kind, self.field)
+        return value in self.wanted if self.whole else bool(self.wanted <= value)
 
 
 class ByNumber(NamedTuple):
@@ -39,6 +51,10 @@ class ByNumber(NamedTuple):
     def holds(self, values: Floats) -> Mask:
         """Which of these values pass."""
         return values <= self.bound if self.at_most else values >= self.bound
+
+    def admits(self, value: float) -> bool:
+        """Whether one value passes. NaN, which is not known, does not."""
+        return value <= self.bound if self.at_most else value >= self.bound
 
 
 Filter = ByClass | ByNumber
@@ -75,23 +91,23 @@ def filters_of(query: NodeFilter, default_status: str, aliases: Mapping[str, str
     if query.type:
         found.append(_among("type", frozenset(query.type)))
     if query.label:
-        found.append(_holding("label", "labels", [name.casefold() for name in query.label]))
+        found.append(_holding("label", "labels", (name.casefold() for name in query.label)))
     if query.capability:
-        found.append(_holding("capability", "capabilities", [name.casefold() for name in query.capability]))
-    if isinstance(query, DiscoverQuery):
+        found.append(_holding("capability", "capabilities", (name.casefold() for name in query.capability)))
+    if isinstance(query, ResourceFilter):
         found += _resources(query)
     return found
 
 
 def _among(field: str, values: frozenset[str]) -> ByClass:
-    return ByClass(field, lambda columns: columns.among(field, values))
+    return ByClass(field, field, values, whole=True)
 
 
-def _holding(reason: str, field: str, names: Sequence[Any]) -> ByClass:
-    return ByClass(reason, lambda columns: columns.holding(field, names))
+def _holding(reason: str, field: str, names: Iterable[Any]) -> ByClass:
+    return ByClass(reason, field, frozenset(names), whole=False)
 
 
-def _resources(query: DiscoverQuery) -> Iterator[Filter]:
+def _resources(query: ResourceFilter) -> Iterator[Filter]:
     if query.model:
         wanted = [parse_model(name) for name in query.model]
         yield _holding("model", "models", [name.family for name in wanted] if query.match == "family" else wanted)
@@ -156,16 +172,23 @@ def left_out(columns: Columns, filters: Iterable[Filter]) -> dict[str, int]:
 
 def failing(columns: Columns, filters: Iterable[Filter], row: int) -> list[str]:
     """The filters that leave one node out."""
-    number = int(columns.class_of[row])
+    kind = columns.kind(int(columns.class_of[row]))
     return [
         each.reason
         for each in filters
         if not (
-            each.holds(columns)[number]
-            if isinstance(each, ByClass)
-            else each.holds(columns.numbers[each.column][row : row + 1])[0]
+            each.admits(kind) if isinstance(each, ByClass) else each.admits(float(columns.numbers[each.column][row]))
         )
     ]
+
+
+def admits(columns: Columns, filters: Iterable[Filter], row: int) -> bool:
+    """Whether one node holds all filters."""
+    kind = columns.kind(int(columns.class_of[row]))
+    return all(
+        each.admits(kind) if isinstance(each, ByClass) else each.admits(float(columns.numbers[each.column][row]))
+        for each in filters
+    )
 
 
 def in_order_of_ids(directory: Directory, found: Matching, most: int, after: str = "", skip: int = 0) -> list[Entry]:

@@ -35,6 +35,7 @@ KINDS: dict[str, Kind] = {
     "internal": Kind(500, "The registry failed"),
     "catching_up": Kind(503, "The registry is catching up"),
     "not_yet_visible": Kind(503, "That write has not arrived yet"),
+    "too_many_watchers": Kind(503, "Too many watch already"),
     "store_unavailable": Kind(503, "The registry's store is unavailable"),
 }
 

@@ -49,6 +49,12 @@ class Metrics:
         self.transitions = Counter(
             "dagi_registry_node_transitions", "Liveness transitions seen.", ["to"], registry=self._own
         )
+        self.watchers = Counter(
+            "dagi_registry_watchers",
+            "Watches opened, closed, cut off because they did not read, and refused.",
+            ["event"],
+            registry=self._own,
+        )
         self.ready = Gauge(
             "dagi_registry_ready",
             "1 when ready to serve writes.",

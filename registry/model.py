@@ -207,8 +207,18 @@ class NodeFilter(BaseModel):
     region: Names = Field(default_factory=list)
     label: Names = Field(default_factory=list, validation_alias=AliasChoices("label", "labels"))
     capability: Names = Field(default_factory=list, validation_alias=AliasChoices("capability", "capabilities"))
-    limit: Whole = Field(100, ge=1, le=MAX_LIMIT)
-    min_version: Version | None = None
+
+
+class ResourceFilter(NodeFilter):
+    """What discover and watch filter by besides. Sizes in GB, load 0..1."""
+
+    model: Names = Field(default_factory=list)
+    match: Literal["exact", "family"] = "exact"
+    min_vram_gb: Amount | None = None
+    min_free_vram_gb: Amount | None = None
+    min_ram_gb: Amount | None = None
+    min_cpu_cores: Amount | None = None
+    max_load: Annotated[float, Field(ge=0, le=1)] | None = None
 
 
 class OneQuery(BaseModel):
@@ -220,24 +230,28 @@ class OneQuery(BaseModel):
     min_version: Version | None = None
 
 
-class ListQuery(NodeFilter):
-    """GET /api/v1/nodes. `cursor` is the `next_cursor` of the page before."""
+class WatchQuery(ResourceFilter):
+    """GET /api/v1/nodes/watch. Every status, unless some are asked for. Numbers count as of a node's last write."""
 
+
+class ListQuery(NodeFilter):
+    """GET /api/v1/nodes. `cursor` is the `next_cursor` of the page before. `since`, of an earlier answer: what has
+    changed after it, as soon as something has; no page."""
+
+    limit: Whole = Field(100, ge=1, le=MAX_LIMIT)
+    min_version: Version | None = None
+    since: Annotated[str, Field(min_length=1, max_length=64)] | None = None
     offset: Whole = Field(0, ge=0, le=10_000_000)
     cursor: Annotated[str, Field(min_length=1, max_length=255, pattern=NODE_ID_PATTERN)] | None = None
 
 
-class DiscoverQuery(NodeFilter):
-    """GET or POST /api/v1/nodes/discover. Sizes in GB, latency in milliseconds, load 0..1."""
+class DiscoverQuery(ResourceFilter):
+    """GET or POST /api/v1/nodes/discover. Latency in milliseconds. `node_id`: with `explain`, why that node is, or is
+    not, in the answer."""
 
-    model: Names = Field(default_factory=list)
-    match: Literal["exact", "family"] = "exact"
-    min_vram_gb: Amount | None = None
-    min_free_vram_gb: Amount | None = None
-    min_ram_gb: Amount | None = None
-    min_cpu_cores: Amount | None = None
+    limit: Whole = Field(100, ge=1, le=MAX_LIMIT)
+    min_version: Version | None = None
     max_latency_ms: Amount | None = None
-    max_load: Annotated[float, Field(ge=0, le=1)] | None = None
     latency: Literal["min"] | None = None
     nearest: Name | None = None
     prefer_region: Text | None = None

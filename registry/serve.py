@@ -97,7 +97,7 @@ async def _serve(
         alone=not job.address,
     )
     parts = _parts(settings, job, store, directory, metrics, follower, region, clock)
-    app, gate, forwarder, registry = make_app(parts)
+    app, gate, forwarder, registry, watching = make_app(parts)
     region.on_writer = lambda writer: _attend(writer, registry, region, settings, job.port)
     region.on_registries = lambda registries: registry.told_config(_config(settings, registries))
     stopped = asyncio.create_task(stop.wait())
@@ -129,6 +129,7 @@ async def _serve(
         await _cancelled(settling)
         for task in failed:
             await _cancelled(task)
+        await watching.stop()
         await runner.drain(DRAIN_S)
         await region.stop()
         await runner.cleanup()

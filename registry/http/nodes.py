@@ -10,6 +10,7 @@ from registry.directory import Entry
 from registry.discovery import Finder, filters_of, in_order_of_ids, matching
 from registry.errors import invalid
 from registry.http.caller import Callers
+from registry.http.watch import Watching
 from registry.http.wire import answer, answer_json, no_query, query_of, read_json
 from registry.model import (
     DiscoverQuery,
@@ -29,11 +30,12 @@ from registry.service import Registry
 class NodeHandlers:
     """One method a route."""
 
-    def __init__(self, registry: Registry, finder: Finder, callers: Callers, clock: Clock) -> None:
+    def __init__(self, registry: Registry, finder: Finder, callers: Callers, clock: Clock, watching: Watching) -> None:
         self._registry = registry
         self._finder = finder
         self._callers = callers
         self._clock = clock
+        self._watching = watching
         self._dice = random.Random()  # noqa: S311 - spreads callers, guards nothing
 
     async def register(self, request: web.Request) -> web.Response:
@@ -86,7 +88,12 @@ class NodeHandlers:
         """GET /nodes, in the order of ids."""
         self._callers.require_read(request)
         query = query_of(request, ListQuery)
+        if query.since is not None:
+            if query.cursor is not None or query.offset:
+                raise invalid("query.since", "has no pages: leave out cursor and offset")
+            return await self._watching.poll(query)
         await self._registry.seen(query.min_version)
+        since = self._watching.cursor
         directory = self._registry.directory
         found = matching(directory.columns, filters_of(query, "any", self._registry.place.aliases))
         page = in_order_of_ids(directory, found, query.limit + 1, query.cursor or "", query.offset)
@@ -98,6 +105,7 @@ class NodeHandlers:
                 "limit": query.limit,
                 "offset": query.offset,
                 "next_cursor": page[-1].node_id if more else None,
+                "since": since,
             }
         )
         return _listing(page, b"}", tail[1:])

@@ -16,6 +16,7 @@ from registry.model import (
     OneQuery,
     PatchRequest,
     RegisterRequest,
+    WatchQuery,
 )
 from registry.names import NODE_ID_PATTERN, REGISTRY_ID_PATTERN
 
@@ -28,6 +29,7 @@ _PATH_PATTERNS = {"node_id": NODE_ID_PATTERN, "registry_id": REGISTRY_ID_PATTERN
 _READ, _OWN = (400, 401, 403, 422), (400, 401, 403, 404, 422, 503)
 _WAITED = (*_READ, 503)  # a read may ask for a write that has not arrived
 _BASE, _ONE = "/api/v1/nodes", "/api/v1/nodes/{node_id}"
+_WATCH = f"{_BASE}/watch"
 _FEDERATION, _MEMBER = "/api/v1/federation", "/api/v1/federation/members/{registry_id}"
 _BODY = (413, 415)
 Operation = tuple[str, str, str, type[BaseModel] | None, type[BaseModel] | None, tuple[int, ...]]
@@ -38,6 +40,7 @@ OPERATIONS: tuple[Operation, ...] = (
     ("get", _BASE, "List nodes", None, ListQuery, _WAITED),
     ("get", f"{_BASE}/discover", "Find and rank nodes", None, DiscoverQuery, _WAITED),
     ("post", f"{_BASE}/discover", "Find and rank nodes", DiscoverQuery, None, (*_WAITED, *_BODY)),
+    ("get", _WATCH, "Watch nodes: snapshot, then upsert and remove, as server-sent events", None, WatchQuery, _WAITED),
     ("get", _ONE, "One node", None, OneQuery, (*_WAITED, 404)),
     ("delete", _ONE, "Deregister a node", None, None, _OWN),
     ("patch", _ONE, "Change the operator's intent", PatchRequest, None, (*_OWN, *_BODY)),
@@ -201,6 +204,8 @@ def _operation(operation: Operation, keys_needed: bool) -> Json:
 def _success(method: str, path: str) -> Json:
     schema = _SUCCESS.get((method, path), _OBJECT)
     content: Json = {"application/json": {"schema": schema}}
+    if path == _WATCH:
+        content = {"text/event-stream": {"schema": {"type": "string"}}}
     if path == "/metrics":
         content["text/plain"] = {"schema": {"type": "string"}}
     return {"description": "Done", "content": content}

@@ -53,6 +53,8 @@ class Gate:
         self._hot = hot
         self._metrics = metrics
         self._origins = frozenset(cors_origins)
+        if self._origins:
+            app.on_response_prepare.append(self._on_prepare)  # streams send their head before they come back here
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Answer one request."""
@@ -104,6 +106,9 @@ class Gate:
         if self._origins and request.method == "OPTIONS" and "Origin" in request.headers:
             return web.Response(status=204, headers=_CORS)
         return await self._app._handle(request)
+
+    async def _on_prepare(self, request: web.Request, response: web.StreamResponse) -> None:
+        self._allow_origin(request, response.headers)
 
     def _allow_origin(self, request: web.Request, headers: Any) -> None:
         origin = request.headers.get("Origin", "")

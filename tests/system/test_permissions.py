@@ -73,6 +73,7 @@ ROWS = [
     Row("GET", NODES, READ, READ_OPEN),
     Row("GET", f"{NODES}/discover", READ, READ_OPEN),
     Row("POST", f"{NODES}/discover", READ, READ_OPEN, {}),
+    Row("GET", f"{NODES}/watch", READ, READ_OPEN),
     Row("GET", ONE, READ, READ_OPEN),
     Row("GET", f"{ONE}/profile", READ, READ_OPEN),
     Row("GET", f"{ONE}/dashboard", READ, READ_OPEN),
@@ -101,7 +102,8 @@ class House:
     async def call(self, row: Row, caller: str) -> int:
         path = row.route.replace("{node_id}", "mine").replace("{registry_id}", "nobody")
         async with self.client.request(row.method, path, json=row.body, headers=self.headers[caller]) as answer:
-            await answer.read()
+            if answer.content_type != "text/event-stream":  # which has no end
+                await answer.read()
             return answer.status
 
     async def prepare(self) -> None:
@@ -123,7 +125,7 @@ def built(store: RedisStore, mode: Mode, wide: bool) -> tuple[web.Application, A
     follower = Follower(store, directory, WINDOWS, clock)
     member = Membership(Config("local"), None, False)
     region = Region(member, store, directory, follower, WINDOWS, clock, address="", alone=True)
-    app, gate, _, _ = make_app(
+    app, gate, *_ = make_app(
         Parts(
             place=Place("local", "local", {}, {}), store=store, directory=directory, auth=auth,
             allowlist=Allowlist(()), metrics=Metrics(), clock=clock, region=region, url="http://127.0.0.1:9205",

@@ -1,0 +1,158 @@
+"""What changed among the nodes, for whoever watches: numbered, kept for a while, told to each audience once.
+
+A *change* is a write: a node came, is described or fares otherwise, or is gone. Heartbeats that bring only numbers
+are none. Watchers with the same filters are one *audience*, so that a change is looked at once for all of them, and
+encoded once for everybody.
+"""
+
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+import orjson
+
+from registry.directory import Directory, Entry
+from registry.discovery import Filter, Matching, admits, matching, rows_of
+
+KEPT = 20_000  # changes; at 500 a second what a watcher may miss in forty seconds
+SNAPSHOT_NODES = 100  # an event: about 200 KB
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Nodes that changed since the last batch, each with the number of its newest change."""
+
+    numbers: Mapping[str, int]
+
+
+class Changes:
+    """The newest changes. A *cursor* is a place among them; `epoch` tells those of other processes apart."""
+
+    def __init__(self, epoch: str) -> None:
+        self._epoch = epoch
+        self._kept: deque[tuple[int, str]] = deque(maxlen=KEPT)
+        self._number = 0
+        self._told = 0
+
+    def note(self, node_id: str) -> None:
+        """A node changed, or is gone."""
+        self._number += 1
+        self._kept.append((self._number, node_id))
+
+    @property
+    def number(self) -> int:
+        """How many there were."""
+        return self._number
+
+    def cursor(self, number: int) -> str:
+        """A place, as watchers keep it."""
+        return f"{self._epoch}-{number}"
+
+    def place(self, cursor: str) -> int | None:
+        """The number of a cursor; None: of another process, or what followed it is no longer kept."""
+        epoch, _, text = cursor.rpartition("-")
+        if epoch != self._epoch or not text.isascii() or not text.isdecimal() or len(text) > 18:
+            return None
+        number = int(text)
+        oldest = self._kept[0][0] if self._kept else self._number + 1
+        return number if oldest - 1 <= number <= self._number else None
+
+    def after(self, number: int) -> Batch:
+        """What changed after a place that is still kept."""
+        newest_first = islice(reversed(self._kept), self._number - number)
+        return Batch({node_id: at for at, node_id in reversed(list(newest_first))})
+
+    def batch(self) -> Batch:
+        """What changed since this was asked the last time."""
+        found = self.after(self._told)
+        self._told = self._number
+        return found
+
+
+class Audience:
+    """Those who watch with the same filters; which nodes they have been shown."""
+
+    def __init__(self, directory: Directory, filters: Sequence[Filter]) -> None:
+        self._directory = directory
+        self._filters = filters
+        self._members: set[str] | None = None  # none was shown anything yet
+
+    def snapshot(self) -> list[Entry]:
+        """Everything that matches now, by id."""
+        self._shown()
+        return sorted(self._entries(matching(self._directory.columns, self._filters)), key=lambda e: e.node_id)
+
+    def told(self, batch: Batch, changes: Changes, encoded: dict[str, bytes]) -> bytes:
+        """A batch as this audience's events; what nobody else has needed yet is encoded here."""
+        events = []
+        members = self._shown()
+        for node_id, number in batch.numbers.items():
+            entry = self._directory.get(node_id)
+            if entry is not None and admits(self._directory.columns, self._filters, entry.row):
+                members.add(node_id)
+                event = encoded.get(node_id)
+                if event is None:
+                    event = encoded[node_id] = upsert(entry, changes.cursor(number))
+                events.append(event)
+            elif node_id in members:
+                members.discard(node_id)
+                events.append(removal(node_id, changes.cursor(number)))
+        return b"".join(events)
+
+    def missed(self, batch: Batch, changes: Changes) -> bytes:
+        """What a watcher that comes back has missed: of each node how it stands, or that it is not among them."""
+        standing, gone = self.split(batch)
+        events = {entry.node_id: upsert(entry, changes.cursor(batch.numbers[entry.node_id])) for entry in standing}
+        events |= {node_id: removal(node_id, changes.cursor(batch.numbers[node_id])) for node_id in gone}
+        return b"".join([events[node_id] for node_id in batch.numbers])
+
+    def split(self, batch: Batch) -> tuple[list[Entry], list[str]]:
+        """The same for who asks now and then: what stands, and the ids of what does not."""
+        standing: list[Entry] = []
+        gone: list[str] = []
+        for node_id in batch.numbers:
+            entry = self._directory.get(node_id)
+            if entry is not None and admits(self._directory.columns, self._filters, entry.row):
+                standing.append(entry)
+            else:
+                gone.append(node_id)
+        return standing, gone
+
+    def total(self) -> int:
+        """How many match now."""
+        return matching(self._directory.columns, self._filters).total
+
+    def _shown(self) -> set[str]:
+        if self._members is None:
+            self._members = {entry.node_id for entry in self._entries(matching(self._directory.columns, self._filters))}
+        return self._members
+
+    def _entries(self, found: Matching) -> Iterable[Entry]:
+        rows = found.rows if found.rows is not None else rows_of(self._directory.columns, found.classes)
+        return map(self._directory.at, rows.tolist())
+
+
+def upsert(entry: Entry, cursor: str) -> bytes:
+    """A node as it stands now."""
+    return b"event: upsert\nid: %b\ndata: %b}\n\n" % (cursor.encode(), entry.fragment())
+
+
+def removal(node_id: str, cursor: str) -> bytes:
+    """A node that is gone, or no longer holds the filters."""
+    return b"event: remove\nid: %b\ndata: %b\n\n" % (cursor.encode(), orjson.dumps({"node_id": node_id}))
+
+
+def snapshot(entries: Sequence[Entry], cursor: str | None) -> bytes:
+    """Some of the nodes that match; the last of these events has the cursor."""
+    place = b"" if cursor is None else b"id: %b\n" % cursor.encode()
+    nodes = b",".join([entry.fragment() + b"}" for entry in entries])
+    more = b"true" if cursor is None else b"false"
+    return b'event: snapshot\n%bdata: {"nodes":[%b],"more":%b}\n\n' % (place, nodes, more)
+
+
+def resync(cursor: str) -> bytes:
+    """What followed the watcher's cursor is no longer kept: a snapshot comes next."""
+    return (
+        b'event: resync\ndata: {"reason":"too far behind, or of another process","cursor":"%b"}\n\n' % cursor.encode()
+    )
