@@ -78,7 +78,7 @@ def found(entries: Iterable[dict[str, Json] | None]) -> list[dict[str, Json]]:
 
 def model_set(models: Iterable[Mapping[str, Json]]) -> str:
     """Equal for equal sets of models, whatever their order and whether they are loaded."""
-    told = sorted(json.dumps([m["name"], m.get("digest"), m.get("max_context_length")]) for m in models)
+    told = sorted(repr((m["name"], m.get("digest"), m.get("max_context_length"))) for m in models)
     return hashlib.sha256("\n".join(told).encode()).hexdigest()[:16]
 
 
