@@ -61,6 +61,7 @@ class AgentSettings(BaseSettings):
     node_api_key: Key | None = None
     node_join_token: Key | None = None
     node_agents: str | None = None
+    node_engine_urls: Listed = ()
     node_cert: Path | None = None
     node_key: Path | None = None
     ca_cert: Path | None = None
@@ -79,6 +80,14 @@ class AgentSettings(BaseSettings):
         if not value:
             raise ValueError("needs at least one registry's URL")
         return tuple(url.rstrip("/") for url in value)
+
+    @field_validator("node_engine_urls")
+    @classmethod
+    def _engines(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for url in value:
+            if not is_url(url):
+                raise ValueError(f"{url!r} is not a URL such as http://127.0.0.1:8001")
+        return value
 
     @model_validator(mode="after")
     def _pairs(self) -> "AgentSettings":

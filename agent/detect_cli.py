@@ -26,7 +26,7 @@ def detect(
 ) -> None:
     """Print what would be reported of this machine."""
     settings = or_explain(lambda: load({}, env_file))
-    found = asyncio.run(detect_capabilities(settings.ollama_url))
+    found = asyncio.run(detect_capabilities(settings.ollama_url, settings.node_engine_urls))
     if as_json:
         typer.echo(json.dumps(found, indent=2, ensure_ascii=False))
         return

@@ -71,7 +71,7 @@ class Agent:
     async def capabilities(self) -> dict[str, Json]:
         """What this machine has, detected once and again when its models change."""
         if self._capabilities is None:
-            self._capabilities = await detect_capabilities(self.settings.ollama_url)
+            self._capabilities = await detect_capabilities(self.settings.ollama_url, self.settings.node_engine_urls)
         return self._capabilities
 
     async def register(self) -> tuple[Outcome, Json]:
@@ -136,7 +136,8 @@ class Agent:
 
     async def measure(self) -> None:
         """Refresh what the next heartbeat tells."""
-        self._metrics = await measure(self.settings.ollama_url, self.settings.node_agents)
+        settings = self.settings
+        self._metrics = await measure(settings.ollama_url, settings.node_agents, settings.node_engine_urls)
 
     async def run(self, *, once: bool = False) -> int:
         """Register and heartbeat until SIGTERM or SIGINT (or once); the exit status."""

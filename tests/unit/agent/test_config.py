@@ -39,6 +39,24 @@ def test_the_documented_env_file_is_understood_foreign_keys_included(nowhere: Pa
     assert settings.ollama_url == "http://localhost:11434"
 
 
+@pytest.mark.parametrize(
+    ("text", "urls"),
+    [
+        ("http://127.0.0.1:9000, http://192.0.2.7:8000/v", ("http://127.0.0.1:9000", "http://192.0.2.7:8000/v")),
+        ("", ()),
+    ],
+)
+def test_engines_at_ports_of_their_own(monkeypatch: pytest.MonkeyPatch, text: str, urls: tuple[str, ...]) -> None:
+    monkeypatch.setenv("NODE_ENGINE_URLS", text)
+    assert load({}, None).node_engine_urls == urls
+
+
+def test_an_engines_address_that_is_none_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NODE_ENGINE_URLS", "127.0.0.1:9000")
+    with pytest.raises(ConfigurationError, match=r"NODE_ENGINE_URLS: '127\.0\.0\.1:9000' is not a URL"):
+        load({}, None)
+
+
 def test_flags_stand_over_environment_and_that_over_the_file(nowhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (nowhere / ".env").write_text("NODE_ROLE=file\nNODE_NAME=file\nNODE_TYPE=file\n")
     monkeypatch.setenv("NODE_ROLE", "environment")

@@ -201,6 +201,12 @@ async def test_an_engine_at_ollamas_address_is_known_as_what_it_is() -> None:
     assert "not Ollama" in str(told["ollama"].reason)
 
 
+async def test_an_engine_that_a_setting_names_is_found_wherever_it_is() -> None:
+    async with engine(answers("tgi")) as played:
+        there = Engines(NOWHERE, (played.url,), ports={}, clock=lambda: 0.0)
+        assert [each.name for each in await there.survey() if each.found] == ["tgi"]
+
+
 # --- engines that misbehave ---
 
 TEN_THOUSAND = json.dumps({"models": [{"name": f"model-{n}:8b", "digest": f"{n:064x}"} for n in range(10_000)]})
