@@ -1,6 +1,8 @@
 """Who this node is: its id and key under `~/.dagi`, and which machine it runs on."""
 
+import contextlib
 import errno
+import fcntl
 import json
 import os
 import re
@@ -18,15 +20,23 @@ from agent.wire import ID_CHARACTERS, is_node_id, secret
 _MACHINE_ID_FILES = ("/etc/machine-id", "/var/lib/dbus/machine-id")
 _MACHINE_ID = re.compile("[0-9a-fA-F]{32}")
 _LEGACY = (".dagi/node-id", ".dagi_node_id")
+_APPLICATION_CONTAINER = ("/.dockerenv", "/run/.containerenv")  # docker, podman
+LEAST_CLAIM_S = 180.0
+CLAIM_INTERVALS = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """What the registry gave this node. `token` is the newest; it goes with the next request."""
+    """What the registry gave this node. `token` is the newest; it goes with the next request. `machine_id`: where."""
 
     node_id: str
     api_key: str | None = None
     token: str | None = None
+    machine_id: str | None = None
+
+    def are_of(self, machine_id: str | None) -> bool:
+        """Whether they may have been made on that machine; where either is not known, they may."""
+        return self.machine_id is None or machine_id is None or self.machine_id == machine_id
 
 
 class Home:
@@ -38,6 +48,7 @@ class Home:
     def __init__(self, folder: Path | None = None) -> None:
         given = os.environ.get("DAGI_HOME")
         self._folder = folder or (Path(os.path.expanduser(given)) if given else None)
+        self._locked: int | None = None
 
     @property
     def folder(self) -> Path:
@@ -61,6 +72,7 @@ class Home:
     def node_id(self) -> str:
         """The node's id: the one kept here, else a new one, kept from now on."""
         kept = self.kept_id() or new_node_id()
+        _check_readable(self.folder / "credentials.json")  # without them the id is of no use, and they are not ours
         self.keep_id(kept)
         return kept
 
@@ -74,14 +86,17 @@ class Home:
         """What the registry gave, or None."""
         try:
             data = json.loads((self.folder / "credentials.json").read_text(encoding="utf-8"))
-            return Credentials(str(data["node_id"]), secret(data.get("api_key")), secret(data.get("token")))
+            given = (secret(data.get(name)) for name in ("api_key", "token", "machine_id"))
+            return Credentials(str(data["node_id"]), *given)
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return None
 
     def keep_credentials(self, credentials: Credentials) -> None:
         """Keep what the registry gave, readable by this user alone."""
+        path = self.folder / "credentials.json"
+        _check_readable(path)
         if self.credentials() != credentials:
-            _write_private(self.folder / "credentials.json", json.dumps(asdict(credentials)))
+            _write_private(path, json.dumps(asdict(credentials)))
 
     def registries(self) -> object:
         """What was kept of other registries, as it was given to `keep_registries`; None where there is nothing."""
@@ -95,10 +110,52 @@ class Home:
         if self.registries() != listed:
             _write_private(self.folder / "registries.json", json.dumps(listed))
 
+    def lock(self) -> bool:
+        """Make sure that no other agent runs for this home while this process lives; False: one does.
+
+        Where nothing can be written or locked nobody can know, and it may run.
+        """
+        if self._locked is not None:
+            return True
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            handle = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError:
+            return True
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(handle)
+            return error.errno not in (errno.EWOULDBLOCK, errno.EACCES)
+        self._locked = handle
+        return True
+
+    def unlock(self) -> None:
+        """Let another agent run for this home."""
+        if self._locked is not None:
+            os.close(self._locked)
+            self._locked = None
+
     def forget(self) -> None:
         """Remove the identity."""
         for name in ("node_id", "credentials.json", "registries.json"):
             (self.folder / name).unlink(missing_ok=True)
+
+
+class Claim:
+    """One run's claim to its id, once a registry has said that another run registered after it.
+
+    Told so for the first time it registers again. If the other run is no more (its registration was under way for
+    long), that was all. If it is alive it does the same, and this run is told again within a few heartbeats.
+    """
+
+    def __init__(self) -> None:
+        self._told_at_s: float | None = None
+
+    def is_lost(self, now_s: float, interval_s: float) -> bool:
+        """The registry says that another run registered: whether that is to be given way to. `now_s`: monotonic."""
+        before, self._told_at_s = self._told_at_s, now_s
+        return before is not None and now_s - before <= max(LEAST_CLAIM_S, CLAIM_INTERVALS * interval_s)
 
 
 def new_node_id() -> str:
@@ -107,7 +164,12 @@ def new_node_id() -> str:
 
 
 def machine_id() -> str | None:
-    """A keyed hash that is the same for every node of this machine; the raw id never leaves it."""
+    """A keyed hash that is the same for every node of this machine; the raw id never leaves it.
+
+    None where it is not known, and in containers of applications: there it would be their image's.
+    """
+    if any(os.path.exists(name) for name in _APPLICATION_CONTAINER) or "KUBERNETES_SERVICE_HOST" in os.environ:
+        return None
     raw = _raw_machine_id()
     if raw is None:
         return None
@@ -161,6 +223,12 @@ def _read_id(path: Path) -> str | None:
     except FileNotFoundError:
         return None
     return text if is_node_id(text) else None
+
+
+def _check_readable(path: Path) -> None:
+    """Raise OSError for a file that is there and may not be read: another user's, who may need it."""
+    with contextlib.suppress(FileNotFoundError), path.open("rb"):
+        pass
 
 
 def _write_private(path: Path, text: str) -> None:

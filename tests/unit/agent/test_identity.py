@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from agent import identity
-from agent.identity import Credentials, Home, machine_id, new_instance_id, new_node_id
+from agent.identity import Claim, Credentials, Home, machine_id, new_instance_id, new_node_id
 from agent.wire import is_node_id
 
 
@@ -16,6 +16,8 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A user's home that is not ours."""
     folder = tmp_path / "user"
     folder.mkdir()
+    monkeypatch.setattr(identity, "_APPLICATION_CONTAINER", ())
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
     monkeypatch.setenv("HOME", str(folder))
     monkeypatch.delenv("DAGI_HOME", raising=False)
     return folder
@@ -163,3 +165,81 @@ def test_every_run_and_every_id_is_another() -> None:
 def test_any_host_name_gives_an_id_that_registries_take(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(identity.socket, "gethostname", lambda: host)
     assert is_node_id(new_node_id())
+
+
+def test_a_container_s_image_is_no_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "machine-id").write_text("0123456789abcdef0123456789abcdef\n")
+    monkeypatch.setattr(identity, "_MACHINE_ID_FILES", (str(tmp_path / "machine-id"),))
+    assert machine_id() is not None
+    (tmp_path / ".dockerenv").touch()
+    monkeypatch.setattr(identity, "_APPLICATION_CONTAINER", (str(tmp_path / ".dockerenv"),))
+    assert machine_id() is None
+    monkeypatch.setattr(identity, "_APPLICATION_CONTAINER", ())
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "192.0.2.1")
+    assert machine_id() is None
+
+
+@pytest.mark.parametrize(
+    ("made_on", "here", "may_be"), [("m", "m", True), ("m", "n", False), (None, "n", True), ("m", None, True)]
+)
+def test_credentials_remember_their_machine(home: Path, made_on: str | None, here: str | None, may_be: bool) -> None:
+    Home().keep_credentials(Credentials("a", "sk-node-x", "t", made_on))
+    kept = Home().credentials()
+    assert kept is not None
+    assert kept.are_of(here) is may_be
+
+
+def test_credentials_of_before_machines_were_remembered_are_of_any(home: Path) -> None:
+    (home / ".dagi").mkdir()
+    (home / ".dagi" / "credentials.json").write_text('{"node_id":"a","api_key":"sk-node-x","token":"t"}')
+    assert Home().credentials() == Credentials("a", "sk-node-x", "t", None)
+
+
+def test_credentials_that_may_not_be_read_are_never_replaced_and_their_id_is_not_used(home: Path) -> None:
+    Home().keep_id("a")
+    path = home / ".dagi" / "credentials.json"
+    path.mkdir()  # stands for any file that is there and cannot be read, for root too
+    with pytest.raises(OSError, match="directory"):
+        Home().node_id()
+    with pytest.raises(OSError, match="directory"):
+        Home().keep_credentials(Credentials("b"))
+    assert path.is_dir()
+    assert (home / ".dagi" / "node_id").read_text() == "a\n"
+
+
+def test_one_agent_at_a_time_runs_for_a_home(tmp_path: Path) -> None:
+    first, second, other = Home(tmp_path / "a"), Home(tmp_path / "a"), Home(tmp_path / "b")
+    assert first.lock()
+    assert first.lock()
+    assert not second.lock()
+    assert other.lock()
+    first.unlock()
+    assert second.lock()
+    for each in (first, second, other):
+        each.unlock()
+
+
+def test_where_nothing_can_be_locked_an_agent_may_run(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    assert Home(tmp_path / "file" / "home").lock()
+    (tmp_path / "lock").mkdir()
+    assert Home(tmp_path).lock()
+
+
+# when it was told that another run registered (s), its interval -> whether it gives way
+CLAIMS: list[tuple[list[float], float, list[bool]]] = [
+    ([0], 30, [False]),
+    ([0, 31], 30, [False, True]),  # the other one claims it, too: it lives
+    ([0, 179], 1, [False, True]),
+    ([0, 181], 1, [False, False]),  # long after: another registration that was under way, say
+    ([0, 3_600], 3_600, [False, True]),
+    ([0, 500, 560], 30, [False, False, True]),
+]
+
+
+@pytest.mark.parametrize(("told_at_s", "interval_s", "expected"), CLAIMS)
+def test_an_id_is_given_up_only_to_a_run_that_claims_it_again(
+    told_at_s: list[float], interval_s: float, expected: list[bool]
+) -> None:
+    claim = Claim()
+    assert [claim.is_lost(now_s, interval_s) for now_s in told_at_s] == expected
