@@ -104,8 +104,8 @@ class NodeHandlers:
                 "total": found.total,
                 "limit": query.limit,
                 "offset": query.offset,
-                "next_cursor": page[-1].node_id if more else None,
                 "since": since,
+                "next_cursor": page[-1].node_id if more else None,
             }
         )
         return _listing(page, b"}", tail[1:])
