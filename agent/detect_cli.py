@@ -101,14 +101,19 @@ def _model(model: Any) -> str:
     known = [
         {True: "loaded", False: "", None: ""}[model["loaded"]],
         f"{_size(model['vram_gb'])} VRAM" if model.get("vram_gb") else "",
-        f"context {model['context_length']}" if model.get("context_length") else "",
-        f"at most {model['max_context_length']}" if model.get("max_context_length") else "",
+        _context(model.get("context_length"), model.get("max_context_length")),
         model.get("quantization") or "",
         model.get("parameter_size") or "",
         f"{_size(model['size_gb'])} on disk" if model.get("size_gb") else "",
     ]
     told = ", ".join(word for word in known if word)
     return f"{model['name']}{f' ({told})' if told else ''}"
+
+
+def _context(now: int | None, most: int | None) -> str:
+    if now and most:
+        return f"context {now} of {most}"
+    return f"context {now}" if now else f"context up to {most}" if most else ""
 
 
 def _size(size_gb: float | None) -> str:

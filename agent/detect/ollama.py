@@ -38,7 +38,7 @@ class Ollama:
         tags, running = await asyncio.gather(ask.get_or_none("/api/tags"), ask.get_or_none("/api/ps"))
         if not isinstance(part(tags, "models"), list):
             return None
-        with contextlib.suppress(TimeoutError, Silent):
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(SHOW_S):
                 await self._show(ask, to_show(tags, running, self._shown))
         return Found("ollama", version, parse_ollama(tags, running, self._shown))
@@ -51,6 +51,8 @@ class Ollama:
                 digest, name = waiting.pop(0)
                 try:
                     answer = await ask.post("/api/show", {"model": name})
+                except Silent:
+                    return
                 except OtherAnswer:
                     answer = None  # remembered as such: asking again would tell nothing else
                 self._shown[digest] = parse_show(answer)

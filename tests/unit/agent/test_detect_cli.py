@@ -36,8 +36,8 @@ Disk       /: 40 GB free of 100 GB, models of ollama, huggingface
 GPU        NVIDIA L4: 24 GB, 20 GB free, 7 % busy
            unnamed: unknown, shared with the system
 Ollama     version 0.12.6, 8 models
-             qwen3:8b (loaded, 4.97 GB VRAM, context 4096, at most 40960,
-             Q4_K_M, 8.2B, 4.87 GB on disk)
+             qwen3:8b (loaded, 4.97 GB VRAM, context 4096 of 40960, Q4_K_M,
+             8.2B, 4.87 GB on disk)
              m
              named:1b
              and 5 more
