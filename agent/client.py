@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import random
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import Any
 
 import aiohttp
 
-from agent.connection import Reply, ask, open_session, tls
+from agent.connection import Reply, ask, open_session, open_stream, tls
 from agent.failover import Registries, Registry, goes_on
 from agent.session import Outcome
 from agent.wire import Advert, name, not_a_registry
@@ -123,6 +123,33 @@ class RegistryClient:
         refusal = next((each for each in failures if each.status in (401, 403)), None)
         worst = refusal or failures[-1]
         return replace(worst, detail=_joined(failures), retry_after_s=None if refusal else wait_s)
+
+    def note_failure(self, registry: Registry, outcome: Outcome) -> None:
+        """It failed after it had answered."""
+        self.registries.failed(registry, outcome, _now_s(), self._rng)
+
+    async def stream(
+        self, path: str, params: Mapping[str, str], key: str | None, after: tuple[Registry, str] | None
+    ) -> tuple[Outcome, Registry | None, aiohttp.ClientResponse | None]:
+        """Open a stream of events at the first registry that has one; the caller closes it.
+
+        `after`: the last event seen, and of which registry. Without a stream, the outcome says why; 200 is an answer
+        of another kind.
+        """
+        registries, tried, failures = self.registries, list[Registry](), list[Outcome]()
+        registries.go_home(_now_s())
+        while (registry := registries.next_attempt(tried, _now_s())) is not None:
+            tried.append(registry)
+            headers = {"Authorization": f"Bearer {key}"} if key else {}
+            if after is not None and after[0] is registry:
+                headers["Last-Event-ID"] = after[1]
+            outcome, response = await open_stream(self.session(), registry.url, path, params, headers)
+            if not goes_on(outcome):
+                registries.succeeded(registry, _now_s())
+                return outcome, registry, response
+            registries.failed(registry, outcome, _now_s(), self._rng)
+            failures.append(outcome)
+        return self._nobody(failures), None, None
 
     # looking at registries: are they there, and how far
 

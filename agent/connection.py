@@ -1,9 +1,11 @@
 """One request to one registry, its limits, and why it got no answer in words."""
 
+import asyncio
 import os
 import socket
 import ssl
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -54,6 +56,33 @@ async def ask(session: aiohttp.ClientSession, method: str, url: str, path: str, 
     except (aiohttp.ClientError, OSError, ValueError) as error:
         lost = isinstance(error, aiohttp.ServerDisconnectedError | aiohttp.ClientOSError | ConnectionError)
         return Reply(Outcome(None, f"{url}: {plain(error)}"), dropped=lost and warm.reused)
+
+
+async def open_stream(
+    session: aiohttp.ClientSession, url: str, path: str, params: Mapping[str, str], headers: Mapping[str, str]
+) -> tuple[Outcome, aiohttp.ClientResponse | None]:
+    """Begin to read a stream of events, which has no end; the caller closes it. No stream: the outcome says why."""
+    limits = aiohttp.ClientTimeout(total=None, connect=SILENCE_S, sock_connect=SILENCE_S)
+    accept = {**headers, "Accept": "text/event-stream"}
+    answer = None
+    try:
+        async with asyncio.timeout(SILENCE_S):
+            answer = await session.get(
+                url + path, params=params, headers=accept, allow_redirects=False, timeout=limits,
+                trace_request_ctx=SimpleNamespace(),
+            )  # fmt: skip
+            if answer.status == 200 and answer.content_type == "text/event-stream":
+                return Outcome(200), answer
+            raw = await read_limited(answer)
+        answer.close()
+        return read_answer(url, answer.status, raw, answer.headers)[0], None
+    except TimeoutError:
+        outcome = Outcome(None, f"{url} did not answer within {SILENCE_S:g} s")
+    except (aiohttp.ClientError, OSError, ValueError) as error:
+        outcome = Outcome(None, f"{url}: {plain(error)}")
+    if answer is not None:
+        answer.close()
+    return outcome, None
 
 
 def open_session(context: ssl.SSLContext | None) -> aiohttp.ClientSession:

@@ -1,24 +1,41 @@
 """Find nodes from Python: the documented methods, as coroutines and as plain calls."""
 
 import asyncio
+import math
 import os
 import threading
+import time
 import weakref
-from collections.abc import Coroutine, Sequence
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
-from agent.client import RegistryClient
-from agent.identity import Home
-from agent.session import Outcome
-from agent.wire import not_a_registry
+import orjson
 
-Node = dict[str, Any]
+from agent.client import RegistryClient
+from agent.failover import goes_on
+from agent.identity import Home
+from agent.nodes import Node, NodeChange, Nodes, best_for_model, nodes_of, question
+from agent.session import Outcome
+from agent.watch import Watcher, list_pages
+from agent.wire import kept_adverts, not_a_registry
+
+__all__ = [
+    "AsyncNodeDiscovery", "Node", "NodeChange", "NodeDiscovery", "Nodes", "RegistryUnreachable", "RequestRefused",
+]  # fmt: skip
+
 T = TypeVar("T")
-CALL_S = 30.0
+CALL_S = 90.0  # a request asks six registries at most, 10 s each where all of them drip; plain calls wait no longer
+FRESH_S = 1.0  # registries see heartbeats twice a minute: an answer this old is as good as a new one
+KEPT_ANSWERS = 256
+DISCOVER = "/api/v1/nodes/discover"
+_LISTED = frozenset({"status", "role", "type", "region", "label", "capability"})
 
 
 class RegistryUnreachable(ConnectionError):
-    """No registry of the list answered: the network's or the registries' fault; try again later."""
+    """No registry of the list gave an answer: the network's or the registries' fault; try again later."""
 
 
 class RequestRefused(Exception):
@@ -29,65 +46,68 @@ class RequestRefused(Exception):
         self.status = outcome.status
 
 
+def unavailable(outcome: Outcome) -> bool:
+    """Whether an outcome is the network's or the registries' fault."""
+    return goes_on(outcome) and outcome.status not in (401, 403)
+
+
 def demand(outcome: Outcome) -> None:
     """Raise what an outcome other than 200 means: RegistryUnreachable or RequestRefused."""
-    if outcome.status is None:
+    if unavailable(outcome):
         raise RegistryUnreachable(outcome.detail)
     if outcome.status != 200:
         raise RequestRefused(outcome)
 
 
-def question(role: str | None, capability: str | None, status: str, filters: dict[str, Any]) -> dict[str, str]:
-    """The query of a discovery; None leaves a filter out, a list means all of them."""
-    asked = {"role": role, "capability": capability, "status": status, **filters}
-    return {
-        name: ",".join(map(_written, value)) if isinstance(value, list | tuple) else _written(value)
-        for name, value in asked.items()
-        if value is not None
-    }
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """An answer. Kept as bytes, so that what callers do with theirs changes nobody else's."""
 
-
-def _written(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def best_for_model(nodes: Sequence[Node], model_name: str) -> Node | None:
-    """The best of nodes that have the model: loaded before installed, then most VRAM free, then
-    nearest; the registry's order decides the rest."""
-
-    def key(node: Node) -> tuple[bool, float, float]:
-        capabilities, metrics = node.get("capabilities") or {}, node.get("metrics") or {}
-        live = [m for m in metrics.get("models") or [] if isinstance(m, dict)]
-        known = live or [m for m in capabilities.get("model_details") or [] if isinstance(m, dict)]
-        wanted = model_name.casefold()
-        names = (wanted, f"{wanted}:latest")
-        loaded = any(m.get("loaded") and str(m.get("name", "")).casefold() in names for m in known)
-        gpus = metrics.get("gpus") or capabilities.get("gpus") or []
-        free = sum(g.get("vram_free_gb") or 0 for g in gpus if isinstance(g, dict))
-        latency = node.get("latency_ms")
-        return not loaded, -free, float("inf") if latency is None else latency
-
-    return min(nodes, key=key, default=None)
+    answer: bytes
+    at_s: float
 
 
 class AsyncNodeDiscovery:
-    """Coroutines. `registry_url` is one URL, several separated by commas, or a list of them."""
+    """Coroutines. `registry_url` is one URL, several separated by commas, or a list of them.
 
-    def __init__(self, registry_url: str | Sequence[str], api_key: str | None = None) -> None:
-        urls = registry_url.split(",") if isinstance(registry_url, str) else registry_url
-        self._client = RegistryClient([url.strip().rstrip("/") for url in urls])
+    The nearest registry that is well is asked; where it gives no answer, the next is at once. An answer serves again
+    for `fresh_s` seconds. While no registry answers, the last answer to the same question is given, marked `stale`,
+    for up to `stale_s` seconds. `ca_cert`, `cert` and `cert_key` name files for TLS.
+    """
+
+    def __init__(
+        self,
+        registry_url: str | Sequence[str],
+        api_key: str | None = None,
+        *,
+        fresh_s: float = FRESH_S,
+        stale_s: float = math.inf,
+        ca_cert: Path | None = None,
+        cert: Path | None = None,
+        cert_key: Path | None = None,
+    ) -> None:
+        given = registry_url.split(",") if isinstance(registry_url, str) else registry_url
+        urls = [url.strip().rstrip("/") for url in given if url.strip()]
+        if not urls:
+            raise ValueError("registry_url: name at least one registry, such as http://registry.example.org:9205")
+        home = Home()
+        known = kept_adverts(home.registries(), urls)
+        self._client = RegistryClient(urls, ca_cert=ca_cert, cert=cert, key=cert_key, known=known)
         self._key = api_key or os.environ.get("NODE_API_KEY")
-        kept = None if self._key else Home().credentials()
+        kept = None if self._key else home.credentials()
         self._kept_key = kept.api_key if kept else None
+        self._fresh_s, self._stale_s = fresh_s, stale_s
+        self._answers: OrderedDict[tuple[tuple[str, str], ...], _Kept] = OrderedDict()
+        self._looked_around = False
 
     async def find_nodes(
         self, role: str | None = None, capability: str | None = None, status: str = "online", **filters: Any
-    ) -> list[Node]:
+    ) -> Nodes:
         """Nodes that hold every filter, best first. Raises RegistryUnreachable or RequestRefused."""
         return await self._discover(question(role, capability, status, filters))
 
     async def find_best_node_for_model(self, model_name: str) -> Node | None:
-        """The best node that has the model, or None."""
+        """The best node that has the model, or None: loaded before installed, then room, then near."""
         return best_for_model(await self._discover({"model": model_name}), model_name)
 
     async def get_nearest_node(self, location: str = "auto") -> Node:
@@ -96,6 +116,31 @@ class AsyncNodeDiscovery:
         if not nodes:
             raise LookupError("no node is online in this network")
         return nodes[0]
+
+    async def list_nodes(self, **filters: Any) -> Nodes:
+        """All nodes that hold every filter, whatever their status. Raises as `find_nodes` does."""
+        await self._prepare()
+        outcome, nodes = await list_pages(self._ask, question(None, None, None, filters))
+        demand(outcome)
+        return nodes
+
+    def watch(
+        self, role: str | None = None, capability: str | None = None, status: str = "online", **filters: Any
+    ) -> AsyncIterator[NodeChange]:
+        """Everything that holds every filter, then each change, for ever. Outages are waited for, and what changed
+        meanwhile is told afterwards; numbers of heartbeats are no change. Raises RequestRefused."""
+        query = question(role, capability, status, filters)
+
+        async def listed() -> Nodes | None:
+            if set(query) <= _LISTED:
+                outcome, nodes = await list_pages(self._ask, query)
+            else:  # of questions that a listing does not take, the best 1,000
+                outcome, data = await self._ask(DISCOVER, {**query, "limit": "1000"})
+                nodes = nodes_of(data) or Nodes()
+            self._blame(outcome)
+            return None if outcome.status != 200 else nodes
+
+        return Watcher(self._client, query, lambda: self._key or self._kept_key, listed, self._blame).changes()
 
     async def close(self) -> None:
         """Close the connections."""
@@ -107,27 +152,64 @@ class AsyncNodeDiscovery:
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
-    async def _discover(self, query: dict[str, str]) -> list[Node]:
-        outcome, data = await self._ask(query, self._key or self._kept_key)
+    async def _discover(self, query: Mapping[str, str]) -> Nodes:
+        question_key = tuple(sorted(query.items()))
+        kept = self._answers.get(question_key)
+        age_s = time.monotonic() - kept.at_s if kept else math.inf
+        if kept and age_s < self._fresh_s:
+            return nodes_of(orjson.loads(kept.answer)) or Nodes()
+        await self._prepare()
+        spare = kept is not None and age_s < self._stale_s
+        outcome, data = await self._ask(DISCOVER, dict(query), spare=spare)
+        nodes = nodes_of(data) if outcome.status == 200 else None
+        if outcome.status == 200 and nodes is None:
+            outcome = not_a_registry(self._client.url)
+        if kept and spare and unavailable(outcome):
+            return nodes_of(orjson.loads(kept.answer), stale=True, why=outcome.detail) or Nodes()
+        demand(outcome)
+        self._keep(question_key, data)
+        return nodes or Nodes()
+
+    def _keep(self, question_key: tuple[tuple[str, str], ...], data: Any) -> None:
+        self._answers[question_key] = _Kept(orjson.dumps(data), time.monotonic())
+        self._answers.move_to_end(question_key)
+        if len(self._answers) > KEPT_ANSWERS:
+            self._answers.popitem(last=False)
+
+    async def _prepare(self) -> None:
+        """Before the first request, see which registry is near; later, whether those that failed are back."""
+        if len(self._client.registries.all) == 1 and not self._client.registries.current.failures:
+            return
+        if self._looked_around:
+            self._client.look()
+        else:
+            self._looked_around = True
+            await self._client.look_around()
+
+    async def _ask(self, path: str, query: dict[str, str], *, spare: bool = False) -> tuple[Outcome, Any]:
+        key = self._key or self._kept_key
+        outcome, data = await self._client.call("GET", path, key=key, params=query, spare=spare)
         if outcome.status == 401 and self._kept_key:
             # This machine's own node is with another registry; this one may answer without a key.
             self._kept_key = None
-            outcome, data = await self._ask(query, None)
-        demand(outcome)
-        nodes = data.get("nodes")
-        if not isinstance(nodes, list):
-            raise RegistryUnreachable(not_a_registry(self._client.url).detail)
-        return nodes
+            outcome, data = await self._client.call("GET", path, params=query, spare=spare)
+        return outcome, data
 
-    async def _ask(self, query: dict[str, str], key: str | None) -> tuple[Outcome, Any]:
-        return await self._client.call("GET", "/api/v1/nodes/discover", key=key, params=query)
+    def _blame(self, outcome: Outcome) -> None:
+        if outcome.status == 401 and self._kept_key:
+            self._kept_key = None  # see _ask
+        elif outcome.status != 200 and not unavailable(outcome):
+            raise RequestRefused(outcome)
 
 
 class NodeDiscovery:
-    """Plain calls, from any thread, also beside a running event loop: they run on a loop of their own."""
+    """Plain calls, from any thread, also beside a running event loop: they run on a loop of their own.
 
-    def __init__(self, registry_url: str | Sequence[str], api_key: str | None = None) -> None:
-        self._async = AsyncNodeDiscovery(registry_url, api_key)
+    Everything else is as with AsyncNodeDiscovery, whose options these are.
+    """
+
+    def __init__(self, registry_url: str | Sequence[str], api_key: str | None = None, **options: Any) -> None:
+        self._async = AsyncNodeDiscovery(registry_url, api_key, **options)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="node-discovery", daemon=True)
         self._thread.start()
@@ -136,7 +218,7 @@ class NodeDiscovery:
 
     def find_nodes(
         self, role: str | None = None, capability: str | None = None, status: str = "online", **filters: Any
-    ) -> list[Node]:
+    ) -> Nodes:
         """See AsyncNodeDiscovery."""
         return self._run(self._async.find_nodes(role, capability, status, **filters))
 
@@ -148,6 +230,22 @@ class NodeDiscovery:
         """See AsyncNodeDiscovery."""
         return self._run(self._async.get_nearest_node(location))
 
+    def list_nodes(self, **filters: Any) -> Nodes:
+        """See AsyncNodeDiscovery."""
+        return self._run(self._async.list_nodes(**filters))
+
+    def watch(
+        self, role: str | None = None, capability: str | None = None, status: str = "online", **filters: Any
+    ) -> Iterator[NodeChange]:
+        """See AsyncNodeDiscovery. Waits for each change, however long that takes."""
+        changes = self._async.watch(role, capability, status, **filters)
+
+        async def following() -> NodeChange:
+            return await anext(changes)
+
+        while True:
+            yield self._run(following(), None)
+
     def close(self) -> None:
         """Close the connections and end the thread."""
         self._end()
@@ -158,15 +256,21 @@ class NodeDiscovery:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _run(self, call: Coroutine[Any, Any, T]) -> T:
-        return asyncio.run_coroutine_threadsafe(call, self._loop).result(CALL_S)
+    def _run(self, call: Coroutine[Any, Any, T], limit_s: float | None = CALL_S) -> T:
+        return asyncio.run_coroutine_threadsafe(call, self._loop).result(limit_s)
 
 
 def _end(discovery: AsyncNodeDiscovery, loop: asyncio.AbstractEventLoop, thread: threading.Thread) -> None:
     if threading.current_thread() is thread:  # collected by the loop's own thread, which cannot wait for itself
         loop.call_soon(loop.stop)
         return
-    asyncio.run_coroutine_threadsafe(discovery.close(), loop).result(CALL_S)
+    asyncio.run_coroutine_threadsafe(_closed(discovery), loop).result(CALL_S)
     loop.call_soon_threadsafe(loop.stop)
     thread.join()
     loop.close()
+
+
+async def _closed(discovery: AsyncNodeDiscovery) -> None:
+    """Close, with whatever a watch that nobody reads any more has left open."""
+    await discovery.close()
+    await asyncio.get_running_loop().shutdown_asyncgens()
