@@ -7,11 +7,10 @@ come back with the id of the last event that it saw.
 
 import asyncio
 import contextlib
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 
 import orjson
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 
 from registry.changes import SNAPSHOT_NODES, Audience, Changes, resync, snapshot
 from registry.directory import Directory, Entry
@@ -25,51 +24,62 @@ COLLECT_S = 0.05  # a change waits so long for company: a write to a watcher cos
 MOST_WATCHERS = 2_000  # of one worker: each holds a connection, and up to MOST_WAITING
 MOST_WAITING = 2**20  # bytes; some 500 changes that a watcher has not taken
 ALIVE_EVERY_S = 15.0  # a comment, so that proxies do not take the silence for death
-STUCK_S = 20.0  # who takes nothing for so long is gone
+STUCK_S = 20.0  # who takes nothing of its snapshot for so long is gone
 POLL_S = 25.0  # less than most clients and proxies wait
 _HEADERS = {"Content-Type": "text/event-stream", "Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
 
+class _Events:
+    """A piece of events as it goes over the wire: in a chunk, or for HTTP/1.0 as it is. Made once for all watchers."""
+
+    def __init__(self, events: bytes) -> None:
+        self.plain = events
+        self.chunk = b"%x\r\n%b\r\n" % (len(events), events)
+
+
 class _Watcher:
-    """One connection: what it has not been sent yet."""
+    """One connection. Until it has had its snapshot, what comes meanwhile waits here; from then on it is written at
+    once: aiohttp's stream would cost each watcher a task's turn for each piece."""
 
-    def __init__(self, transport: asyncio.Transport | None) -> None:
-        self._transport = transport
-        self.waiting: deque[bytes] = deque()
-        self.size = 0
+    def __init__(self, request: web.Request) -> None:
+        assert request.transport is not None
+        self._transport = request.transport
+        self._chunked = request.version >= HttpVersion11
+        self._waiting: list[_Events] | None = []
+        self._waiting_size = 0
+        self._left_before = 0
         self.slow = False
-        self.wake = asyncio.Event()
+        self.over = asyncio.Event()  # there is nothing more to do for it
 
-    def put(self, events: bytes) -> None:
-        if self.size + len(events) > MOST_WAITING:
+    def put(self, events: _Events) -> None:
+        """Send it, or keep it for as long as the snapshot is under way."""
+        if self._transport.is_closing():
+            self.over.set()
+        elif self._waiting_size + self._transport.get_write_buffer_size() + len(events.plain) > MOST_WAITING:
             self.cut()
+        elif self._waiting is not None:
+            self._waiting.append(events)
+            self._waiting_size += len(events.plain)
         else:
-            self.waiting.append(events)
-            self.size += len(events)
-        self.wake.set()
+            self._transport.write(events.chunk if self._chunked else events.plain)
+
+    def begin(self) -> None:
+        """The snapshot has been written."""
+        waiting, self._waiting, self._waiting_size = self._waiting or [], None, 0
+        for events in waiting:
+            self.put(events)
+
+    def is_stuck(self) -> bool:
+        """Whether it has taken nothing since this was asked the last time, although there was something."""
+        left, before = self._transport.get_write_buffer_size(), self._left_before
+        self._left_before = left
+        return 0 < before <= left
 
     def cut(self) -> None:
         """It does not read: end the connection, whatever waits in it."""
         self.slow = True
-        if self._transport is not None:
-            self._transport.abort()
-
-    def take(self) -> bytes:
-        events = b"".join(self.waiting)
-        self.waiting.clear()
-        self.size = 0
-        self.wake.clear()
-        return events
-
-
-async def _send(response: web.StreamResponse, watcher: _Watcher, events: bytes) -> None:
-    if not events:
-        return
-    try:
-        async with asyncio.timeout(STUCK_S):
-            await response.write(events)
-    except TimeoutError:
-        watcher.cut()
+        self._transport.abort()
+        self.over.set()
 
 
 class _Group:
@@ -78,6 +88,9 @@ class _Group:
     def __init__(self, audience: Audience) -> None:
         self.audience = audience
         self.watchers: set[_Watcher] = set()
+
+
+_ALIVE = _Events(b": alive\n\n")
 
 
 class Watching:
@@ -112,7 +125,9 @@ class Watching:
                 "too_many_watchers", "This registry has as many watchers as it takes; try again, or another."
             )
         response = web.StreamResponse(headers=_HEADERS)
-        watcher = _Watcher(request.transport)
+        if request.version >= HttpVersion11:
+            response.enable_chunked_encoding()
+        watcher = _Watcher(request)
         self._open += 1
         self._count("opened")
         question = repr(query)
@@ -165,7 +180,7 @@ class Watching:
         self._changed.set()
         for group in self._groups.values():
             for watcher in group.watchers:
-                watcher.wake.set()
+                watcher.over.set()
         if self._teller is not None:
             self._teller.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -184,15 +199,24 @@ class Watching:
         return answer(b'{"nodes":[%b],%b' % (nodes, orjson.dumps(more)[1:]))
 
     async def _serve(self, response: web.StreamResponse, watcher: _Watcher, group: _Group, last: str | None) -> None:
-        for events in self._beginning(group.audience, last):
-            await _send(response, watcher, events)
-        while not (watcher.slow or self._stopped.is_set()):
-            try:
+        try:
+            async with asyncio.timeout(None) as limit:
+                for events in self._beginning(group.audience, last):
+                    limit.reschedule(asyncio.get_running_loop().time() + STUCK_S)
+                    await response.write(events)
+        except TimeoutError:
+            watcher.cut()
+            return
+        watcher.begin()
+        while not watcher.over.is_set():
+            with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(ALIVE_EVERY_S):
-                    await watcher.wake.wait()
-            except TimeoutError:
-                watcher.put(b": alive\n\n")
-            await _send(response, watcher, watcher.take())
+                    await watcher.over.wait()
+                    return
+            if watcher.is_stuck():
+                watcher.cut()
+            else:
+                watcher.put(_ALIVE)
 
     def _beginning(self, audience: Audience, last: str | None) -> Iterator[bytes]:
         """What a watcher has missed since the last event it saw; else a snapshot. Changes meanwhile follow."""
@@ -229,8 +253,9 @@ class Watching:
                 for group in list(self._groups.values()):
                     events = group.audience.told(batch, self._changes, encoded)
                     if events:
+                        piece = _Events(events)
                         for watcher in group.watchers:
-                            watcher.put(events)
+                            watcher.put(piece)
                 self._changed.set()
                 self._changed.clear()
             await asyncio.sleep(COLLECT_S)
