@@ -32,7 +32,7 @@ DETECTORS = {
 def detectors(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
     """Detectors that answer at once; the event ends those that a test makes hang."""
     release = threading.Event()
-    monkeypatch.setattr(inventory, "LIMIT_S", 0.1)
+    monkeypatch.setattr(inventory, "LIMIT_S", 0.3)
     monkeypatch.setattr(engines, "PORTS", {})
     monkeypatch.setattr(inventory, "_engines", {})
     for name, told in DETECTORS.items():
