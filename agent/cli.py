@@ -10,6 +10,7 @@ import typer
 from agent.command_line import flag, or_explain
 from agent.config import load, misspelled, written
 from agent.detect_cli import detect
+from agent.discover_cli import discover, nodes
 from agent.node import Agent
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
@@ -48,6 +49,8 @@ def bootstrap(
 
 
 app.command()(detect)
+app.command()(discover)
+app.command()(nodes)
 
 
 def _forget(agent: Agent) -> int:

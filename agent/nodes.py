@@ -79,7 +79,7 @@ class Node(dict[str, Any]):
 
 class Nodes(list[Node]):
     """Nodes in the registry's order, best first. `total`: how many there are beyond the limit. `as_of`: when the
-    registry said so; `stale`: no registry answers now, and `why`."""
+    registry said so; `stale`: no registry answers now, and `why`. `more`: what else it said, such as `explain`."""
 
     def __init__(
         self,
@@ -89,8 +89,10 @@ class Nodes(list[Node]):
         as_of: str | None = None,
         stale: bool = False,
         why: str = "",
+        more: Mapping[str, Json] | None = None,
     ) -> None:
         super().__init__(map(Node, nodes))
+        self.more = dict(more or {})
         self.total = len(self) if total is None else total
         self.as_of, self.stale, self.why = as_of, stale, why
         for node in self:
@@ -111,6 +113,7 @@ def nodes_of(answer: Json, *, stale: bool = False, why: str = "") -> Nodes | Non
         as_of=as_of if isinstance(as_of, str) else None,
         stale=stale,
         why=why,
+        more={name: value for name, value in answer.items() if name not in ("nodes", "total", "as_of")},
     )
 
 

@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Iterator
 from operator import itemgetter
 from pathlib import Path
@@ -15,7 +16,7 @@ import pytest
 
 from agent.discovery import AsyncNodeDiscovery, NodeDiscovery, RegistryUnreachable, RequestRefused
 from tests.support.agents import NO_OLLAMA, AgentProcess, agent
-from tests.support.live import Process, running, session, until
+from tests.support.live import Process, clean_environment, running, session, until
 from tests.support.ollama import PULLED, serving
 
 BOOTSTRAP = ("-m", "agent", "bootstrap")
@@ -333,6 +334,31 @@ async def test_discovery_goes_on_to_the_next_registry_and_says_when_none_answers
         assert isinstance(await discovery.find_nodes(), list)
     with NodeDiscovery(["http://127.0.0.1:1"]) as plain, pytest.raises(RegistryUnreachable, match="refused"):
         plain.find_nodes()
+
+
+def test_discover_and_nodes_from_the_command_line(open_registry: Process, tmp_path: Path) -> None:
+    url = open_registry.url
+    for number in (1, 2):
+        body = json.dumps({"node_id": f"cli-{number}", "role": "clerk", "capabilities": {"models": [f"m{number}"]}})
+        request = urllib.request.Request(
+            f"{url}/api/v1/nodes/register", body.encode(), {"Content-Type": "application/json"}
+        )
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            assert answer.status == 200
+
+    def dagi_agent(*command: str) -> subprocess.CompletedProcess[str]:
+        env = {**clean_environment(), "HOME": str(tmp_path), "COLUMNS": "80"}
+        line = [sys.executable, "-m", "agent", *command]
+        return subprocess.run(line, capture_output=True, text=True, timeout=20, cwd=tmp_path, env=env)
+
+    found = dagi_agent("discover", "--model", "m2", "--role", "clerk", "--near", "auto", "--registry-url", url)
+    assert [line.split()[0] for line in found.stdout.splitlines()] == ["NODE", "cli-2"]
+    listed = json.loads(dagi_agent("nodes", "--role", "clerk", "--json", "--registry-url", url).stdout)
+    assert [each["node_id"] for each in listed["nodes"]] == ["cli-1", "cli-2"]
+    wrong = dagi_agent("discover", "--sort", "colour", "--registry-url", url)
+    assert (wrong.returncode, "query.sort" in wrong.stderr) == (2, True)
+    away = dagi_agent("nodes", "--registry-url", "http://127.0.0.1:1")
+    assert (away.returncode, "connection refused" in away.stderr, away.stdout) == (1, True, "")
 
 
 WRONG = [
