@@ -126,6 +126,8 @@ _COLUMNS: list[Column] = [
 _WIDEST = {"NODE": 20, "GPU": 14, "REGION": 8}
 _RIGHT = {"FREE", "LOAD", "AWAY"}
 _GAP = "  "
+_LEAST_MISSED = ("REGION", "LOAD", "FREE", "GPU", "AWAY", "STATUS")  # where lines are short
+LEAST_ROOM = 16  # a model's name
 
 
 def table(found: Nodes, columns: int) -> str:
@@ -133,12 +135,14 @@ def table(found: Nodes, columns: int) -> str:
     those in memory first, take the room that is left."""
     if not found:
         return "\n".join(["no node is there that holds all of this", *_left_out(found)])
-    cells = {title: [title, *map(value, found)] for title, value in _COLUMNS}
-    shown = {title: values for title, values in cells.items() if title in ("NODE", "STATUS") or {*values[1:]} != {"-"}}
+    shown = {title: [title, *map(value, found)] for title, value in _COLUMNS}
+    shown = {title: values for title, values in shown.items() if title == "NODE" or {*values[1:]} != {"-"}}
+    for title in _LEAST_MISSED:
+        if sum(_width(*column) + len(_GAP) for column in shown.items()) > columns - LEAST_ROOM:
+            shown.pop(title, None)
     lines = ["" for _ in range(len(found) + 1)]
     for title, values in shown.items():
-        width = min(max(map(len, values)), _WIDEST.get(title, columns))
-        just = str.rjust if title in _RIGHT else str.ljust
+        width, just = _width(title, values), str.rjust if title in _RIGHT else str.ljust
         lines = [line + just(_short(value, width), width) + _GAP for line, value in zip(lines, values, strict=True)]
     room = columns - len(lines[0])
     models = ["MODELS", *(_models(node, room) for node in found)]
@@ -153,6 +157,10 @@ def _left_out(found: Nodes) -> list[str]:
     if not isinstance(counted, dict) or not counted:
         return []
     return ["left out: " + ", ".join(f"{number} by {printable(str(why))}" for why, number in counted.items())]
+
+
+def _width(title: str, values: list[str]) -> int:
+    return min(max(map(len, values)), _WIDEST.get(title, 1000))
 
 
 def _short(text: str, width: int) -> str:
