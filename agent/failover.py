@@ -175,6 +175,12 @@ class Registries:
         """A request of another purpose measured it by the way."""
         registry.rtts_ms.append(max(rtt_ms, LEAST_RTT_MS))
 
+    def moved(self) -> None:
+        """This machine is somewhere else, or was away: distances are of no use, and all are due."""
+        for each in self.all:
+            each.rtts_ms.clear()
+            each.times_nearer, each.ask_again_s = 0, 0.0
+
     def go_home(self, now_s: float) -> Registry | None:
         """Change to a registry that was clearly nearer for long enough; which was left, or None."""
         if self._since_s is None or now_s - self._since_s < LEAST_STAY_S:

@@ -113,13 +113,13 @@ class Home:
     def lock(self) -> bool:
         """Make sure that no other agent runs for this home while this process lives; False: one does.
 
-        Where nothing can be written or locked nobody can know, and it may run.
+        Where there can be no folder, or no lock, nobody can know, and it may run.
         """
         if self._locked is not None:
             return True
         try:
             self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            handle = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            handle = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY)  # the folder itself: no file to leave behind
         except OSError:
             return True
         try:

@@ -2,27 +2,34 @@
 
 import asyncio
 import contextlib
+import math
 import os
 import random
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Coroutine
-from dataclasses import replace
 from typing import Any
+
+from pydantic import SecretStr
 
 from agent.client import RegistryClient
 from agent.config import AgentSettings
 from agent.detect.inventory import LIMIT_S, detect_capabilities, in_thread, measure, models_changed
 from agent.detect.network import local_ip
 from agent.failover import Registry
-from agent.identity import Credentials, Home, machine_id, new_instance_id, new_node_id
+from agent.identity import Home, new_instance_id
+from agent.notify import Notifier, notifier
+from agent.own_identity import OwnIdentity
 from agent.session import Outcome, Plan, Session, Step
-from agent.wire import adverts, interval_s, kept_adverts, not_a_registry, registration, secret, to_keep
+from agent.wake import SLICE_S, Watch, read
+from agent.wire import adverts, interval_s, is_replaced, kept_adverts, not_a_registry, registration, secret, to_keep
 
 FINISH_S = 2.0  # a registration cut off could lose the key that it was given
 LEAVE_S = 3.0
 DEFAULT_INTERVAL_S = 30.0
+ALONE_S = 1.0
 Json = Any
 
 
@@ -47,26 +54,24 @@ class Agent:
             known=kept_adverts(self.home.registries(), settings.node_registry_url),
         )
         self.session = Session(settings.heartbeat_interval or DEFAULT_INTERVAL_S)
-        self._say = say
+        self._print = say
+        self._manager = Notifier({}, 0)
+        self._watch = Watch(read())
+        self.identity = OwnIdentity(
+            self.home,
+            set_key=_plain(settings.node_api_key),
+            join_token=_plain(settings.node_join_token),
+            say=self._say,
+        )
         self._instance_id = new_instance_id()
         self._capabilities: dict[str, Json] | None = None
         self._metrics: dict[str, Json] = {}
         self._paced = asyncio.Event()
-        self._node_id: str | None = None
-        self._credentials: Credentials | None = None
 
     @property
     def node_id(self) -> str:
-        """This node's id, read or made at first use; one that cannot be kept lasts as long as the agent."""
-        if self._node_id is None:
-            try:
-                self._node_id = self.home.node_id()
-            except OSError as error:
-                self._node_id = new_node_id()
-                self._say(_not_kept(error))
-            kept = self.home.credentials()
-            self._credentials = kept if kept and kept.node_id == self._node_id else None
-        return self._node_id
+        """This node's id, read or made at first use."""
+        return self.identity.node_id
 
     async def capabilities(self) -> dict[str, Json]:
         """What this machine has, detected once and again when its models change."""
@@ -78,44 +83,42 @@ class Agent:
         """Register once, with the nearest registry; keep what it gives."""
         await asyncio.gather(self.capabilities(), self.client.look_around())
         outcome, node = await self._register()
-        if outcome.status == 409 and self._has_no_key:
-            self._say(f"{self.node_id} is another node's; this machine takes a new id")
-            self._node_id = new_node_id()
+        if outcome.status == 409 and self.identity.has_no_key:
+            self.identity.is_anothers()
             outcome, node = await self._register()
         return outcome, node
 
     async def _register(self) -> tuple[Outcome, Json]:
         body = await self._report()
-        outcome, node = await self.client.call("POST", "/api/v1/nodes/register", key=self._key(), body=body)
+        outcome, node = await self.client.call("POST", "/api/v1/nodes/register", key=self.identity.key, body=body)
         if outcome.status != 200:
             return outcome, node
         given = registration(node)
         if given is None:
             return not_a_registry(self.client.url), None
-        own = self._credentials
-        self._keep(Credentials(given.node_id, given.api_key or (own.api_key if own else None), given.token))
+        self.identity.registered(given)
         self._obey(node.get("config"))
         self._say(f"registered as {given.node_id} with {self._registered_with()}")
         return outcome, node
 
     async def heartbeat(self, status: str = "online") -> Outcome:
         """Tell the registry that this node lives, and what it measured last."""
-        body: dict[str, Json] = {"node_id": self.node_id, "status": status}
+        body: dict[str, Json] = {"node_id": self.node_id, "status": status, "instance_id": self._instance_id}
         rtts_ms = self.client.registries.rtts_ms()
         if self._metrics or rtts_ms:
             body["metrics"] = {**self._metrics, "registry_rtt_ms": rtts_ms}
-        if self._credentials and self._credentials.token:
-            body["token"] = self._credentials.token
-        outcome, answer = await self.client.call("POST", "/api/v1/nodes/heartbeat", key=self._key(), body=body)
+        if self.identity.token:
+            body["token"] = self.identity.token
+        outcome, answer = await self.client.call("POST", "/api/v1/nodes/heartbeat", key=self.identity.key, body=body)
+        if is_replaced(outcome, answer) and status != "leaving":
+            self.identity.is_replaced(time.monotonic(), self.session.interval_s)
         if outcome.status != 200:
             return outcome
         if answer.get("node_id") != self.node_id:
             return not_a_registry(self.client.url)
         if self.client.change:
             self._say(f"heartbeats go to {_place(self.client.change.to)} now: {self.client.change.why}")
-        own, token = self._credentials, secret(answer.get("token"))
-        if own and token and token != own.token:
-            self._keep(replace(own, token=token))
+        self.identity.heard(secret(answer.get("token")))
         self._obey(answer.get("config"))
         return outcome
 
@@ -129,7 +132,7 @@ class Agent:
 
     async def forget(self) -> Outcome:
         """Deregister, and remove the identity here. Raises OSError when it cannot be removed."""
-        outcome, _ = await self.client.call("DELETE", f"/api/v1/nodes/{self.node_id}", key=self._key())
+        outcome, _ = await self.client.call("DELETE", f"/api/v1/nodes/{self.node_id}", key=self.identity.key)
         if outcome.status in (200, 404):
             self.home.forget()
         return outcome
@@ -146,13 +149,28 @@ class Agent:
             loop = asyncio.get_running_loop()
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.add_signal_handler(number, stop.set)
+        self._manager = notifier()
         try:
+            if not await self._alone(stop, once=once):
+                return 1 if once else 0
             if once:
                 return await self._run_once()
             await self._run_until(stop)
             return 0
         finally:
+            self.home.unlock()
             await self.client.close()
+
+    async def _alone(self, stop: asyncio.Event, *, once: bool) -> bool:
+        """Wait until no other agent runs for this home; False: told to stop, or not to wait (`once`)."""
+        if self.home.lock():
+            return True
+        end = "" if once else "; waiting for it to end"
+        self._say(f"another agent runs for {self.home.folder}; a second node needs a DAGI_HOME of its own{end}")
+        while not once and not await self._pause(stop, ALONE_S):
+            if self.home.lock():
+                return True
+        return False
 
     async def _run_once(self) -> int:
         outcome = await self._perform("register")
@@ -171,10 +189,13 @@ class Agent:
         plan = Plan("register", 0.0)
         registered = False
         try:
-            while not await _told(stop, plan.wait_s):
+            while not await self._pause(stop, plan.wait_s):
                 step: Step = "register" if self._outdated() else plan.step
                 outcome = await _unless(stop, self._perform(step))
-                registered = registered or outcome.status == 200
+                self._manager.progress(time.monotonic())
+                if outcome.status == 200 and not registered:
+                    registered = True
+                    self._manager.ready()
                 plan = self.session.after(step, outcome, rng)
                 if plan.say and not stop.is_set():
                     self._say(plan.say)
@@ -185,13 +206,36 @@ class Agent:
                 with contextlib.suppress(asyncio.CancelledError):
                     await task
 
+    async def _pause(self, stop: asyncio.Event, wait_s: float) -> bool:
+        """Wait for the next step; whether told to stop. After sleep, on another network or with the clock set anew it
+        is due at once, over fresh connections. A wait that goes as planned is progress."""
+        self._watch.look(read(), math.inf)  # the step before may have taken long
+        ends_s = time.monotonic() + wait_s
+        while (left_s := ends_s - time.monotonic()) > 0:
+            slice_s = min(left_s, SLICE_S)
+            if await _told(stop, slice_s):
+                return True
+            surprise = self._watch.look(read(), slice_s)
+            if surprise is not None:
+                self._say(f"{surprise.said}; asking the registries again at once")
+                await self.client.close()  # what is open may lead nowhere by now
+                self.client.registries.moved()
+                break
+            self._manager.progress(time.monotonic())
+        return stop.is_set()
+
     async def _stop(self, registered: bool) -> None:
+        self._manager.stopping()
         if not registered:
             self._say("stopped; it was not registered")
             return
         outcome = await self.leave()
         told = "shown as draining until it comes back"
         self._say(f"stopped; {told if outcome.status == 200 else f'no registry could be told: {outcome.detail}'}")
+
+    def _say(self, line: str) -> None:
+        self._print(line)
+        self._manager.status(line)
 
     async def _perform(self, step: Step) -> Outcome:
         try:
@@ -215,7 +259,6 @@ class Agent:
 
     async def _report(self) -> dict[str, Json]:
         settings, capabilities = self.settings, await self.capabilities()
-        token = self._credentials.token if self._credentials else None
         report = {
             "node_id": self.node_id,
             "node_name": settings.node_name or capabilities["system"].get("hostname"),
@@ -226,10 +269,10 @@ class Agent:
             "hostname": capabilities["system"].get("hostname"),
             "ip_address": settings.node_advertise_addr,
             "local_ip": await self._local_ip(),
-            "machine_id": machine_id(),
+            "machine_id": self.identity.machine_id,
             "instance_id": self._instance_id,
             "status": "online",
-            "token": token,
+            "token": self.identity.token,
             "capabilities": capabilities,
         }
         return {name: value for name, value in report.items() if value is not None}
@@ -240,27 +283,6 @@ class Agent:
                 found: str | None = await in_thread(local_ip, self.client.url)
                 return found
         return None
-
-    @property
-    def _has_no_key(self) -> bool:
-        """Whether nothing here could prove that the id is this machine's."""
-        return self._credentials is None and self.settings.node_api_key is None
-
-    def _key(self) -> str | None:
-        """The key in use: one that was set stands over the one kept, so that a wrong one can be mended."""
-        own = self._credentials.api_key if self._credentials else None
-        set_key, join = self.settings.node_api_key, self.settings.node_join_token
-        if set_key:
-            return set_key.get_secret_value()
-        return own or (join.get_secret_value() if join else None)
-
-    def _keep(self, credentials: Credentials) -> None:
-        self._node_id, self._credentials = credentials.node_id, credentials
-        try:
-            self.home.keep_id(credentials.node_id)
-            self.home.keep_credentials(credentials)
-        except OSError as error:
-            self._say(_not_kept(error))
 
     def _registered_with(self) -> str:
         """The registry in use, how far it is, and what there is to say of the others."""
@@ -292,12 +314,8 @@ def _place(registry: Registry) -> str:
     return f"{registry.registry_id} at {registry.url}" if registry.registry_id else registry.url
 
 
-def _not_kept(error: OSError) -> str:
-    where = f"{error.filename}: " if error.filename else ""
-    return (
-        f"the identity cannot be kept ({where}{error.strerror or error}); this node will be a new one after a "
-        "restart unless DAGI_HOME names a folder that can be read and written"
-    )
+def _plain(set_secret: SecretStr | None) -> str | None:
+    return set_secret.get_secret_value() if set_secret else None
 
 
 async def _unless(stop: asyncio.Event, step: Coroutine[Any, Any, Outcome]) -> Outcome:

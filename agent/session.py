@@ -5,6 +5,10 @@ from typing import Literal, Protocol
 
 from tenacity import RetryCallState, wait_exponential
 
+_REGISTER_AGAIN = {
+    404: "the registry does not know this node",
+    409: "another agent has registered as this node",
+}
 Step = Literal["register", "beat"]
 FIRST_BACKOFF_S = 1.0
 LONGEST_BACKOFF_S = 60.0
@@ -50,9 +54,9 @@ class Session:
         if outcome.status == 200:
             return self._succeeded(step, rng)
         self._failures += 1
-        if step == "beat" and outcome.status == 404:
+        if step == "beat" and outcome.status in _REGISTER_AGAIN:
             self._registered = False
-            return Plan("register", rng.uniform(0, 1), "the registry does not know this node; registering again")
+            return Plan("register", rng.uniform(0, 1), f"{_REGISTER_AGAIN[outcome.status]}; registering again")
         wait_s = self._backoff_s(outcome, rng)
         again = step if step == "register" or self._registered else "register"
         what = "registration" if step == "register" else "heartbeat"

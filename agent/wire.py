@@ -81,6 +81,11 @@ def registration(data: Json) -> Registration | None:
     return Registration(data["node_id"], secret(data.get("api_key")), secret(data.get("token")))
 
 
+def is_replaced(outcome: Outcome, data: Json) -> bool:
+    """Whether a heartbeat's answer says that another run of the agent has registered since."""
+    return outcome.status == 409 and isinstance(data, dict) and data.get("code") == "instance_replaced"
+
+
 def secret(value: Json) -> str | None:
     """A key or token that a header can carry, or None."""
     fine = isinstance(value, str) and value.isascii() and value.isprintable() and " " not in value

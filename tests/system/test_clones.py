@@ -1,16 +1,23 @@
 """Two machines under one id: the registry tells the one that did not register last, and nobody else."""
 
+import json
+import shutil
+import socket
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.support.live import Process, running, session
+from tests.support.agents import AgentProcess, agent
+from tests.support.live import Process, running, session, until
 
 
 @pytest.fixture(scope="module")
 def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
-    with running(tmp_path_factory.mktemp("clones") / "data", "--workers", "2") as process:
+    with running(
+        tmp_path_factory.mktemp("clones") / "data", "--workers", "2", "--heartbeat-interval-s", "0.2"
+    ) as process:
         yield process
 
 
@@ -42,3 +49,88 @@ async def test_agents_that_do_not_say_which_run_they_are_are_not_told_apart(regi
     assert (await post(url, "heartbeat", node_id="old", token=first["token"]))[0] == 200
     assert (await post(url, "heartbeat", node_id="old", instance_id="a"))[0] == 200
     assert (await post(url, "heartbeat", node_id="old", instance_id=7))[0] == 422
+
+
+BOOTSTRAP = ("-m", "agent", "bootstrap", "--registry-url")
+
+
+async def test_of_two_machines_with_one_home_s_copies_one_takes_a_new_id(registry: Process, tmp_path: Path) -> None:
+    async with agent(tmp_path / "one", *BOOTSTRAP, registry.url) as one:
+        await one.says("registered as")
+        shutil.copytree(one.home, tmp_path / "copy")
+        async with agent(tmp_path / "two", *BOOTSTRAP, registry.url, home=tmp_path / "copy") as two:
+            async with session(registry.url) as admin:
+
+                async def are_two() -> bool:
+                    ids = {one.node_id, two.node_id}
+                    listed = await (await admin.get("/api/v1/nodes?status=online")).json()
+                    told = all(f"registered as {each.node_id}" in each.output for each in (one, two))
+                    return told and len(ids) == 2 and ids <= {node["node_id"] for node in listed["nodes"]}
+
+                await until(are_two)
+            gave_way = [each for each in (one, two) if "this machine takes a new id" in each.output]
+            assert len(gave_way) == 1
+            assert "another agent has registered as this node" in gave_way[0].output
+            settled = [each.output for each in (one, two)]
+            # From here on they are two nodes like any others: nobody is told anything again.
+            for each in (one, two):
+                await _beats(registry, each, 5)
+            assert [each.output for each in (one, two)] == settled
+
+
+async def _beats(registry: Process, node: AgentProcess, times: int) -> None:
+    seen = set()
+    async with session(registry.url) as admin:
+
+        async def enough() -> bool:
+            async with admin.get(f"/api/v1/nodes/{node.node_id}") as answer:
+                seen.add((await answer.json())["last_heartbeat"])
+            return len(seen) > times
+
+        await until(enough)
+
+
+async def test_a_home_s_copy_on_another_machine_is_another_node_at_once(registry: Process, tmp_path: Path) -> None:
+    async with agent(tmp_path / "one", *BOOTSTRAP, registry.url, "--once") as one:
+        assert await one.ends() == 0
+    path = one.home / ".dagi" / "credentials.json"
+    kept = json.loads(path.read_text())
+    path.write_text(json.dumps({**kept, "machine_id": "0" * 32}))
+    first = one.node_id
+    async with agent(tmp_path / "two", *BOOTSTRAP, registry.url, "--once", home=one.home) as two:
+        assert await two.ends() == 0
+    known = kept["machine_id"] is not None  # in a container it is not
+    assert (two.node_id != first) is known
+    assert ("this home is a copy of another machine's" in two.output) is known
+
+
+async def test_a_second_agent_of_a_home_waits_for_the_first_to_end(registry: Process, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    async with agent(tmp_path / "one", *BOOTSTRAP, registry.url, home=home) as one:
+        await one.says("registered as")
+        async with agent(tmp_path / "once", *BOOTSTRAP, registry.url, "--once", home=home) as once:
+            assert await once.ends() == 1
+            assert "another agent runs for" in once.output
+        async with agent(tmp_path / "two", *BOOTSTRAP, registry.url, home=home) as two:
+            await two.says("waiting for it to end")
+            one.kill()
+            await two.says("registered as")
+    assert "takes a new id" not in one.output + two.output
+
+
+async def test_a_service_manager_is_told_of_its_life(registry: Process, tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        manager.settimeout(20)
+        env = {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "400000"}
+        heard: list[str] = []
+        async with agent(tmp_path, *BOOTSTRAP, registry.url, env=env) as node:
+            await node.says("registered as")
+            while heard.count("WATCHDOG=1") < 3:
+                heard.append(manager.recv(4096).decode())
+            assert heard[0].startswith("STATUS=registered as")
+            assert heard.index("READY=1") < heard.index("WATCHDOG=1")
+            assert await node.stop() == 0
+            while not heard[-1].startswith("STATUS=stopped"):
+                heard.append(manager.recv(4096).decode())
+        assert "STOPPING=1" in heard

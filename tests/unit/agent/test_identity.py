@@ -222,8 +222,7 @@ def test_one_agent_at_a_time_runs_for_a_home(tmp_path: Path) -> None:
 def test_where_nothing_can_be_locked_an_agent_may_run(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     assert Home(tmp_path / "file" / "home").lock()
-    (tmp_path / "lock").mkdir()
-    assert Home(tmp_path).lock()
+    assert Home(tmp_path / "file").lock()
 
 
 # when it was told that another run registered (s), its interval -> whether it gives way

@@ -1,6 +1,7 @@
 """The parts of a node's life that need no network."""
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from agent import node
 from agent.config import AgentSettings
 from agent.identity import Home
 from agent.session import Outcome
+from agent.wake import Reading
 
 
 async def test_told_to_stop_a_step_has_a_moment_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -69,3 +71,30 @@ async def test_a_registry_that_wants_another_pace_gets_fresh_measurements_at_onc
         assert measured.empty()
     finally:
         measuring.cancel()
+
+
+async def test_a_wait_is_cut_short_where_the_machine_has_slept_and_connections_are_opened_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    reading = Reading(0.0, 1_000.0, 0.0, "192.0.2.10")
+    readings = iter([reading, reading, replace(reading, boot_s=7_200.0, wall_s=8_200.0)])
+    monkeypatch.setattr(node, "read", lambda: next(readings))
+    monkeypatch.setattr(node, "SLICE_S", 0.01)
+    agent = node.Agent(AgentSettings(), Home(tmp_path), say=said.append)
+    opened = agent.client.session()
+    async with asyncio.timeout(10):
+        assert not await agent._pause(asyncio.Event(), 3_600.0)
+    assert opened.closed
+    assert said == ["the machine, or this program, stood still for 2 h; asking the registries again at once"]
+
+
+async def test_a_wait_ends_when_it_is_over_or_told_to_stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(node, "SLICE_S", 0.01)
+    agent, stop = node.Agent(AgentSettings(), Home(tmp_path), say=pytest.fail), asyncio.Event()
+    async with asyncio.timeout(10):
+        assert not await agent._pause(stop, 0.0)
+        assert not await agent._pause(stop, 0.03)
+        asyncio.get_running_loop().call_soon(stop.set)
+        assert await agent._pause(stop, 3_600.0)
+        assert await agent._pause(stop, 0.0)

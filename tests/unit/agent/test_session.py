@@ -19,6 +19,7 @@ from agent.session import (
 OK = Outcome(200)
 SILENCE = Outcome(None, "connection refused")
 UNKNOWN = Outcome(404, "no such node")
+REPLACED = Outcome(409, "another agent")
 BAD_KEY = Outcome(401, "bad key")
 BUSY = Outcome(503, "store down", retry_after_s=7)
 BROKEN = Outcome(500, "broken")
@@ -27,6 +28,8 @@ BROKEN = Outcome(500, "broken")
 TABLE: list[tuple[list[tuple[Step, Outcome]], Step, float, float, str | None]] = [
     ([("register", OK)], "beat", 0, 30, None),
     ([("register", OK), ("beat", OK)], "beat", 28.5, 31.5, None),
+    ([("register", OK), ("beat", REPLACED)], "register", 0, 1, "another agent has registered"),
+    ([("register", REPLACED)], "register", 48, 72, "registration failed"),
     ([("register", SILENCE)], "register", 0.1, 1, "registration failed: connection refused"),
     ([("register", BROKEN)], "register", 0.1, 1, "registration failed: broken"),
     ([("register", BAD_KEY)], "register", 48, 72, "registration failed: bad key"),
@@ -77,7 +80,7 @@ def test_it_never_gives_up_never_storms_and_never_sleeps_for_ever(
         longest_s = max(1.05 * interval_s, LONGEST_RETRY_AFTER_S + FIRST_BACKOFF_S, 1.2 * LONGEST_BACKOFF_S)
         assert 0 <= plan.wait_s <= longest_s
         assert plan.say or outcome.status == 200
-        if outcome.status not in (200, 404):
+        if outcome.status not in (200, 404, 409):
             assert plan.wait_s >= 0.1 or outcome.retry_after_s is not None
         step = plan.step
 

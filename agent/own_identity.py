@@ -1,0 +1,107 @@
+"""Who this agent is to registries: its id, the key and token that go with requests, and when it has to be another."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from agent.identity import Claim, Credentials, Home, machine_id, new_node_id
+from agent.wire import Registration
+
+
+class OwnIdentity:
+    """The identity in use, kept in a home as far as that can be written. Every change is told in a line."""
+
+    def __init__(
+        self, home: Home, *, set_key: str | None = None, join_token: str | None = None, say: Callable[[str], None]
+    ) -> None:
+        """`set_key`: NODE_API_KEY. It stands over a key that is kept, so that a wrong kept one can be mended."""
+        self.home = home
+        self.machine_id = machine_id()
+        self._set_key, self._join_token = set_key, join_token
+        self._say = say
+        self._node_id: str | None = None
+        self._credentials: Credentials | None = None
+        self._copied_key: str | None = None
+        self._claim = Claim()
+        self._trouble: int | None = None
+
+    @property
+    def node_id(self) -> str:
+        """This node's id, read or made at first use; one that cannot be kept lasts as long as the agent."""
+        if self._node_id is None:
+            try:
+                self._node_id = self.home.node_id()
+            except OSError as error:
+                self._node_id = new_node_id()
+                self._cannot_keep(error)
+                return self._node_id
+            kept = self.home.credentials()
+            self._credentials = kept if kept and kept.node_id == self._node_id else None
+            if self._credentials and not self._set_key and not self._credentials.are_of(self.machine_id):
+                self._take_new_id(f"this home is a copy of another machine's, which is {self._node_id}")
+        return self._node_id
+
+    @property
+    def token(self) -> str | None:
+        """The newest token."""
+        return self._credentials.token if self._credentials else None
+
+    @property
+    def key(self) -> str | None:
+        """The key to send. A copied one serves to join with, as its node's owner may bring in another machine."""
+        own = self._credentials.api_key if self._credentials else None
+        return self._set_key or own or self._join_token or self._copied_key
+
+    @property
+    def has_no_key(self) -> bool:
+        """Whether nothing here could prove that the id is this machine's."""
+        return self._credentials is None and self._set_key is None
+
+    def registered(self, given: Registration) -> None:
+        """Keep what a registration gave."""
+        own = self._credentials.api_key if self._credentials else None
+        self._keep(Credentials(given.node_id, given.api_key or own, given.token, self.machine_id))
+
+    def heard(self, token: str | None) -> None:
+        """Keep the token that a heartbeat's answer brought."""
+        own = self._credentials
+        if own and token and token != own.token:
+            self._keep(replace(own, token=token))
+
+    def is_anothers(self) -> None:
+        """A registry said that the id is another node's, and nothing here proves otherwise."""
+        self._take_new_id(f"{self.node_id} is another node's")
+
+    def is_replaced(self, now_s: float, interval_s: float) -> None:
+        """A registry said that another agent has registered as this node since. The first time this one does so
+        too; told again soon, it leaves the id to the other. `now_s`: monotonic."""
+        if not self._claim.is_lost(now_s, interval_s):
+            return
+        if self._set_key:
+            self._say(f"another agent runs as {self.node_id} with the same NODE_API_KEY: take it out of one's settings")
+        else:
+            self._take_new_id(f"another machine runs as {self.node_id}, with a copy of this home")
+
+    def _take_new_id(self, why: str) -> None:
+        old = self._credentials
+        self._copied_key = old.api_key if old else None
+        self._node_id, self._credentials, self._claim = new_node_id(), None, Claim()
+        self._say(f"{why}; this machine takes a new id")
+
+    def _keep(self, credentials: Credentials) -> None:
+        self._node_id, self._credentials = credentials.node_id, credentials
+        try:
+            self.home.keep_id(credentials.node_id)
+            self.home.keep_credentials(credentials)
+            self._trouble = None
+        except OSError as error:
+            self._cannot_keep(error)
+
+    def _cannot_keep(self, error: OSError) -> None:
+        if error.errno == self._trouble:  # said already; not with each registration
+            return
+        self._trouble = error.errno
+        where = f"{error.filename}: " if error.filename else ""
+        self._say(
+            f"the identity cannot be kept ({where}{error.strerror or error}); this node will be a new one after a "
+            "restart unless DAGI_HOME names a folder that can be read and written"
+        )
