@@ -2,10 +2,13 @@
 
 import asyncio
 import contextlib
+import signal
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
@@ -14,6 +17,8 @@ from agent import connection
 from agent.config import load
 from agent.identity import Home
 from agent.node import Agent
+from tests.support.agents import agent
+from tests.support.live import Process, session, until
 
 NODE = {"node_id": "n", "api_key": "sk-node-key", "token": "first"}
 BEAT = {"success": True, "node_id": "n", "status": "online", "token": "second"}
@@ -86,3 +91,66 @@ async def test_the_next_gets_the_same_at_once(
             assert (eu.asked, said[-1]) == ([], moved)
         finally:
             await node.client.close()
+
+
+FAST = ("--heartbeat-interval-s", "0.2", "--degraded-after-s", "20", "--offline-after-s", "60")
+SECRET: dict[str, str | None] = {"REGISTRY_FEDERATION_SECRET": "a secret of tests, of 32 characters and more"}
+
+
+def end_at_once(registry: Process) -> None:
+    """SIGKILL it and its store, as if its machine was gone."""
+    stores = psutil.Process(registry.popen.pid).children()
+    registry.kill()
+    for store in stores:
+        store.kill()
+    psutil.wait_procs(stores, 10)
+
+
+async def home_of(url: str, node_id: str) -> str | None:
+    async with session(url) as admin, admin.get(f"/api/v1/nodes/{node_id}") as answer:
+        node = await answer.json() if answer.status == 200 else {}
+    return node.get("home_registry") if node.get("status") == "online" else None
+
+
+async def test_told_of_one_registry_it_lives_on_with_the_other_and_finds_it_again_after_a_restart(
+    tmp_path: Path,
+) -> None:
+    """Frozen, then killed: a real federation, of which the agent's settings name one registry alone."""
+    eu = Process(tmp_path / "eu", "--region", "eu", *FAST, env=SECRET)
+    us: Process | None = None
+    try:
+        eu.wait_ready()
+        us = Process(tmp_path / "us", "--region", "us", "--peer", eu.url, *FAST, env=SECRET)
+        us.wait_ready()
+        command = ("-m", "agent", "bootstrap", "--registry-url", eu.url)
+        async with agent(tmp_path / "node", *command) as node:
+            await node.says("registered as node-")
+            kept = node.home / ".dagi" / "registries.json"
+
+            async def learned() -> bool:
+                return kept.exists() and us is not None and us.url in kept.read_text()
+
+            await until(learned)  # with the heartbeat after which eu knows of us
+            before_s = time.monotonic()
+            eu.popen.send_signal(signal.SIGSTOP)
+            await node.says(f"heartbeats go to us at {us.url} now: {eu.url} did not answer within 2 s")
+            assert time.monotonic() - before_s < 5  # two seconds of silence, and a machine that is busy with tests
+            node_id = node.node_id
+
+            async def moved() -> bool:
+                return us is not None and await home_of(us.url, node_id) == "us"
+
+            await until(moved)
+            assert node.output.count("registered as") == 1
+            eu.popen.send_signal(signal.SIGCONT)
+            node.kill()
+        end_at_once(eu)
+        async with agent(tmp_path / "node", *command) as node:
+            await node.says(f"registered as {node_id} with us at {us.url}")
+            assert " ms); eu unreachable: connection refused (" in node.output
+            assert await home_of(us.url, node_id) == "us"
+            assert await node.stop() == 0
+    finally:
+        eu.popen.send_signal(signal.SIGCONT)
+        for process in filter(None, (eu, us)):
+            process.stop()
