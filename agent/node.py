@@ -296,6 +296,7 @@ class Agent:
         listed = adverts(config.get("registries")) if isinstance(config, dict) else []
         registries = self.client.registries
         if listed and registries.learn(listed, registries.current):
+            self.client.look()
             try:
                 self.home.keep_registries(to_keep(registries.adverts(), self.settings.node_registry_url))
             except OSError as error:
