@@ -12,6 +12,7 @@ from agent.config import load, misspelled, written
 from agent.detect_cli import detect
 from agent.discover_cli import discover, nodes
 from agent.node import Agent
+from agent.service_cli import install, status, uninstall
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 
@@ -51,6 +52,9 @@ def bootstrap(
 app.command()(detect)
 app.command()(discover)
 app.command()(nodes)
+app.command()(install)
+app.command()(uninstall)
+app.command()(status)
 
 
 def _forget(agent: Agent) -> int:

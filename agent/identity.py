@@ -69,6 +69,10 @@ class Home:
             kept = next((found for name in _LEGACY if (found := _read_id(_user_home() / name))), None)
         return kept
 
+    def peek_id(self) -> str | None:
+        """The node's id as it stands; nothing is set aside or moved."""
+        return _read_id(self.folder / "node_id")
+
     def node_id(self) -> str:
         """The node's id: the one kept here, else a new one, kept from now on."""
         kept = self.kept_id() or new_node_id()
