@@ -45,6 +45,8 @@ check: lint test
 bench: $(READY)
 	$(BIN)/python -m benchmarks.heartbeat
 	$(BIN)/python -m benchmarks.discover
+	$(BIN)/python -m benchmarks.latency
+	$(BIN)/python -m benchmarks.watching
 	$(BIN)/python -m benchmarks.memory
 	$(BIN)/python -m benchmarks.merge
 	$(BIN)/python -m benchmarks.failover

@@ -18,6 +18,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from registry.latency import Vectors
+
 Mask = NDArray[np.bool_]
 Floats = NDArray[np.float32]
 
@@ -149,6 +151,7 @@ class Columns:
         self.base = np.zeros(FEW_ROWS, np.float32)  # what ranking adds to a node's latency: see ranking.py
         self.settled_load = np.full(FEW_ROWS, _UNKNOWN)  # the load that `base` was made of
         self.heard_s = np.zeros(FEW_ROWS, np.float64)  # monotonic, of the last heartbeat
+        self.vectors = Vectors(FEW_ROWS)
         self.said_seq = np.zeros(FEW_ROWS, np.int64)  # the position of the word on it, in its home's chain
         self._free_rows: list[int] = []
         self._classes: dict[Kind, int] = {}
@@ -179,6 +182,7 @@ class Columns:
         for column in self.numbers.values():
             column[row] = _UNKNOWN
         self.base[row], self.settled_load[row] = 0, _UNKNOWN
+        self.vectors.set(row, {})
         self._free_rows.append(row)
 
     def classify(self, row: int, kind: Kind, said_seq: int) -> None:
@@ -300,6 +304,7 @@ class Columns:
 
     def _grow_rows(self) -> None:
         self.class_of = _doubled(self.class_of, 0)
+        self.vectors.grow(len(self.class_of))
         self.base = _doubled(self.base, 0)
         self.settled_load = _doubled(self.settled_load, _UNKNOWN)
         self.heard_s = _doubled(self.heard_s, 0)

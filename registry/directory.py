@@ -15,6 +15,7 @@ import orjson
 
 from registry.capabilities import capability_names, free_vram_gb, number, total_vram_gb
 from registry.columns import Columns, Kind
+from registry.latency import MOST_PAIRS, MOST_REGISTRIES, believed
 from registry.lifecycle import Deadlines, ExpiryGuard, Liveness, Transition, Windows, next_liveness, shown_status
 from registry.names import folded, model_terms
 from registry.node import Intent, Record, Word, iso, rendered, token_text
@@ -24,6 +25,7 @@ Json = Any
 _NOTHING: dict[str, Json] = {}
 _JUDGE_AGAIN_S = 1.0  # a word that was due and has not come: the store was away
 _MAX_SHARED = 200_000  # values that no node has any more, most of them: start over
+_MAX_MEASURERS = 50_000  # nodes whose measured pairs are kept: 30 MB at most
 _FEW = 64  # so many new ids are put in their places one by one; more are sorted in
 _REMEMBERED_DELETIONS = 10_000  # far more than can be in flight between two workers
 
@@ -166,13 +168,9 @@ class Entry:
         self.word, self.said = intern(record.word, record.word), record.said
         self._dynamic = None
 
-    def take_metrics(
-        self, metrics: bytes, decoded: Mapping[str, Json] | None = None
-    ) -> tuple[float | None, float | None]:
-        """Keep what a heartbeat says: JSON of an object, already checked. Who has it decoded may give that too. The
-        load (0..1) and the free VRAM (GB) in it."""
+    def take_metrics(self, metrics: bytes, values: Mapping[str, Json]) -> tuple[float | None, float | None]:
+        """Keep what a heartbeat says, encoded and decoded. The load (0..1) and the free VRAM (GB) in it."""
         self.metrics, self._dynamic = metrics, None
-        values = decoded if decoded is not None else orjson.loads(metrics) if metrics != b"{}" else _NOTHING
         cpu, gpu = number(values.get("cpu_percent")), number(values.get("gpu_percent"))
         known = [value for value in (cpu, gpu) if value is not None]
         gpus = values.get("gpus")
@@ -216,10 +214,11 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """Nodes by what callers see."""
+    """Nodes by what callers see; reported round trips that were left out."""
 
     total: int
     by_status: dict[str, int]
+    rtts_left_out: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,6 +245,8 @@ class Directory:
         self._keys: dict[bytes, str] = {}
         self._deleted: dict[str, int] = {}
         self._shared: dict[Any, Any] = {}
+        self._pairs: dict[str, dict[str, float]] = {}
+        self.rtts_left_out = 0  # round trips that no network has, or too many of them
         self._deadlines = Deadlines()
         self._overdue: dict[str, None] = {}
         self._guard = ExpiryGuard(windows.offline_after_s)
@@ -295,7 +296,7 @@ class Directory:
 
     def counts(self) -> Counts:
         """How many nodes there are, by status."""
-        return Counts(len(self._nodes), dict(self.by_status))
+        return Counts(len(self._nodes), dict(self.by_status), self.rtts_left_out)
 
     # changes
 
@@ -366,10 +367,41 @@ class Directory:
         self._measure(entry, entry.metrics, None)
 
     def _measure(self, entry: Entry, metrics: bytes, decoded: Mapping[str, Json] | None) -> None:
-        load, free_vram_gb = entry.take_metrics(metrics, decoded)
+        values = decoded if decoded is not None else orjson.loads(metrics) if metrics != b"{}" else _NOTHING
+        load, free_vram_gb = entry.take_metrics(metrics, values)
         columns, row = self.columns, entry.row
         settled = settled_load(columns.load_settled(row), load)
         columns.measure(row, load, free_vram_gb, settled, base_cost(settled, free_vram_gb))
+        if "registry_rtt_ms" in values:
+            vector, strange = believed(values["registry_rtt_ms"], MOST_REGISTRIES)
+            self.rtts_left_out += strange + columns.vectors.set(row, vector)
+        if "node_rtt_ms" in values:
+            pairs, strange = believed(values["node_rtt_ms"], MOST_PAIRS)
+            self.rtts_left_out += strange
+            self._measured_pairs(entry.node_id, pairs)
+
+    def _measured_pairs(self, node_id: str, pairs: dict[str, float]) -> None:
+        """What a node measured to others replaces what it measured before."""
+        self._pairs.pop(node_id, None)
+        if pairs:
+            self._pairs[node_id] = pairs
+            if len(self._pairs) > _MAX_MEASURERS:
+                del self._pairs[next(iter(self._pairs))]
+
+    def vector_of(self, node_id: str) -> dict[str, float]:
+        """A node's round trips to registries, in milliseconds; none where it told none, or is not here."""
+        entry = self._nodes.get(node_id)
+        return self.columns.vectors.of(entry.row) if entry is not None else {}
+
+    def pairs_of(self, node_id: str) -> dict[int, float]:
+        """Round trips that a node measured to others, in milliseconds by row."""
+        return self.rows_of(self._pairs.get(node_id, {}))
+
+    def rows_of(self, by_id: Mapping[str, float]) -> dict[int, float]:
+        """Numbers of nodes, by row; those that are not here are left out."""
+        return {
+            entry.row: number for node_id, number in by_id.items() if (entry := self._nodes.get(node_id)) is not None
+        }
 
     def delete(self, node_id: str, version: int) -> bool:
         """Apply a deletion; False when a newer registration is already here."""
@@ -385,6 +417,7 @@ class Directory:
         self._forget_status(entry)
         del self._nodes[node_id]
         self._by_row[entry.row] = None
+        self._pairs.pop(node_id, None)
         self.columns.remove(entry.row)
         order = self._ordered()
         del order[bisect_left(order, node_id)]

@@ -1,5 +1,6 @@
 """Find and rank: which nodes hold every filter, and in what order they are offered. Pure."""
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
@@ -10,7 +11,8 @@ import numpy as np
 from registry import ranking
 from registry.columns import Columns, Floats, Kind, Mask
 from registry.directory import Directory, Entry
-from registry.model import DiscoverQuery, NodeFilter, ResourceFilter
+from registry.latency import AT_HOME_MS, estimates
+from registry.model import DiscoverQuery, DiscoverQuestion, NodeFilter, ResourceFilter
 from registry.names import canonical_region, parse_model
 from registry.ranking import Rows
 
@@ -69,12 +71,30 @@ class Matching:
     total: int
 
 
+class Latency(NamedTuple):
+    """How far a node is, in milliseconds, and how that is known: `measured` or `estimated`; neither, nothing is."""
+
+    ms: float | None = None
+    source: str | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Found:
-    """The best nodes in order, and how many hold the filters in all."""
+    """The best nodes in order, how far each is, and how many hold the filters in all."""
 
     entries: list[Entry]
+    latencies: list[Latency]
     total: int
+
+
+@dataclass(frozen=True, slots=True)
+class Near:
+    """What nodes are to be near to: a region, or where round trips are known a node. `vector`: its round trips to
+    registries; `pairs`: to other nodes, by row. Milliseconds."""
+
+    region: str
+    vector: Mapping[str, float]
+    pairs: Mapping[int, float]
 
 
 def filters_of(query: NodeFilter, default_status: str, aliases: Mapping[str, str]) -> list[Filter]:
@@ -228,32 +248,53 @@ class Finder:
     def __init__(self, directory: Directory, aliases: Mapping[str, str]) -> None:
         self._directory = directory
         self._aliases = aliases
-        self._kept: dict[tuple[str, str, int], tuple[int, float, Found]] = {}
+        self._kept: dict[tuple[str, str, str, int], tuple[int, float, Found]] = {}
 
-    def discover(self, query: DiscoverQuery, question: str, caller_region: str, now: float, seed: int = 0) -> Found:
+    def discover(
+        self,
+        query: DiscoverQuery,
+        question: str,
+        caller_region: str,
+        now: float,
+        seed: int = 0,
+        caller: str | None = None,
+    ) -> Found:
         """The best `query.limit` nodes. `question` identifies the query; `now` is monotonic; `seed` decides among
-        equals."""
-        region = preferred_region(query, self._directory, caller_region, self._aliases)
-        kept = self._kept.get((question, region, seed))
-        revision = self._directory.revision
+        equals; `caller` is the node that asks."""
+        directory = self._directory
+        region = preferred_region(query, directory, caller_region, self._aliases)
+        there = query.nearest if query.nearest and directory.get(query.nearest) is not None else None
+        if there is None and query.nearest in (None, "auto"):
+            there = caller
+        vector = directory.vector_of(there) if there else {}
+        pairs = directory.pairs_of(there) if there else {}
+        if there and (vector or pairs):
+            pairs |= directory.rows_of({there: 0.0})  # to itself
+        if isinstance(query, DiscoverQuestion):
+            vector = query.registry_rtt_ms or vector
+            pairs |= directory.rows_of(query.node_rtt_ms or {})
+        key = (question, region, there if there and (vector or pairs) else "", seed)
+        kept = self._kept.get(key)
+        revision = directory.revision
         if kept is not None and kept[0] == revision and now - kept[1] < ORDER_FRESH_S:
             return kept[2]
-        found = self._search(query, region, now, seed)
+        found = self._search(query, Near(region, vector, pairs), now, seed)
         if len(self._kept) >= CACHE_SIZE:
             self._kept.clear()
-        self._kept[question, region, seed] = (revision, now, found)
+        self._kept[key] = (revision, now, found)
         return found
 
-    def _search(self, query: DiscoverQuery, region: str, now: float, seed: int) -> Found:
+    def _search(self, query: DiscoverQuery, near: Near, now: float, seed: int) -> Found:
         directory = self._directory
         held = matching(directory.columns, filters_of(query, "online", self._aliases))
         if not held.total:
-            return Found([], 0)
-        order = Order(directory, held, region, prefers=query.prefer_region is not None, now=now)
-        if query.sort == "node_id":
-            return Found(order.by_id(query.limit), held.total)
+            return Found([], [], 0)
+        order = Order(directory, held, near, prefers=query.prefer_region is not None, now=now)
+        if query.max_latency_ms is not None:
+            order.leave_out_beyond(query.max_latency_ms)
         sort = "latency" if query.latency == "min" and query.sort is None else query.sort
-        return Found(order.best(sort, query.limit, seed), held.total)
+        entries = order.by_id(query.limit) if sort == "node_id" else order.best(sort, query.limit, seed)
+        return Found(entries, [order.latency(entry.row) for entry in entries], order.total)
 
     def explain(self, query: DiscoverQuery) -> dict[str, Any]:
         """How many nodes each filter leaves out, and of the node that is asked about, why it is left out."""
@@ -272,19 +313,38 @@ class Finder:
 class Order:
     """The order of nodes that hold every filter; see ranking.py."""
 
-    def __init__(self, directory: Directory, held: Matching, region: str, *, prefers: bool, now: float) -> None:
+    def __init__(self, directory: Directory, held: Matching, near: Near, *, prefers: bool, now: float) -> None:
         self._directory, self._columns = directory, directory.columns
         self._held, self._now = held, now
-        columns = self._columns
+        columns, region = self._columns, near.region
         far_ms = ranking.ELSEWHERE_MS + (ranking.ANOTHER_REGION if prefers else 0.0)
         latency = columns.table("region", lambda name: ranking.SAME_REGION_MS if name == region else far_ms)
         self._latency: Floats = columns.by_class("region", latency)
+        self._distances = Distances(columns, near) if near.vector or near.pairs else None
         worse = columns.table("status", lambda status: 0.0 if status == "online" else ranking.NOT_ONLINE)
         self._worse: Floats | None = columns.by_class("status", worse) if worse.any() else None
         self._vouched = columns.table("home", lambda home: directory.vouched(*home), np.float64)
         lost = (self._vouched < 0).astype(np.float32) * np.float32(ranking.NOT_HEARD_OF)
         if lost.any():
             self._worse = columns.by_class("home", lost) + (0 if self._worse is None else self._worse)
+
+    @property
+    def total(self) -> int:
+        """How many hold the filters."""
+        return self._held.total
+
+    def latency(self, row: int) -> Latency:
+        """How far a node is."""
+        return self._distances.of(row) if self._distances is not None else Latency()
+
+    def leave_out_beyond(self, most_ms: float) -> None:
+        """Leave out who is known to be farther away."""
+        if self._distances is not None:
+            held = self._held
+            rows = held.rows if held.rows is not None else rows_of(self._columns, held.classes)
+            _, shown = self._distances.to(rows)
+            near = rows.compress(~(shown > most_ms))
+            self._held = Matching(held.classes, near, len(near))
 
     def best(self, sort: str | None, limit: int, seed: int) -> list[Entry]:
         """The first ones. `sort`: by one fact before anything else."""
@@ -317,9 +377,19 @@ class Order:
         by_class = self._latency if self._worse is None else self._latency + self._worse
         if held.rows is None and held.total * _SPARSE >= columns.size:
             by_class = np.where(held.classes, by_class, _NOBODY)
-            return None, self._spread(by_class, None) + columns.base[: columns.size]
+            return None, self._measured(self._spread(by_class, None), None) + columns.base[: columns.size]
         rows = held.rows if held.rows is not None else rows_of(columns, held.classes)
-        return rows, self._spread(by_class, rows) + columns.base.take(rows)
+        return rows, self._measured(self._spread(by_class, rows), rows) + columns.base.take(rows)
+
+    def _measured(self, costs: Floats, rows: Rows | None) -> Floats:
+        """Costs with what is known of distances in place of what regions let expect."""
+        if self._distances is None:
+            return costs
+        ranked, _ = self._distances.to(rows)
+        expected = self._spread(self._latency, rows, plain=True)
+        better = np.where(np.isnan(ranked), _NONE, ranked - np.minimum(expected, ranking.ELSEWHERE_MS))
+        known: Floats = costs + better
+        return known
 
     def _late(self, rows: Rows) -> Floats:
         """What silence adds. Of other registries' nodes each heartbeat is not known here."""
@@ -335,7 +405,7 @@ class Order:
         if rows is None:
             worse[~self._held.classes] = _NOBODY
         if sort == "latency":
-            return self._spread(worse + self._latency, rows)
+            return self._measured(self._spread(worse + self._latency, rows), rows)
         name = sort if sort == "load" else f"{sort}_gb"
         column = columns.numbers[name]
         values = column[: columns.size] if rows is None else column.take(rows)
@@ -347,14 +417,52 @@ class Order:
         keys: Floats = self._spread(worse, rows) + values
         return keys
 
-    def _spread(self, by_class: Floats, rows: Rows | None) -> Floats:
+    def _spread(self, by_class: Floats, rows: Rows | None, *, plain: bool = False) -> Floats:
         """What classes have, for rows; and whether the word on a node is vouched for, where its class cannot tell."""
         columns = self._columns
         class_of = columns.class_of[: columns.size] if rows is None else columns.class_of.take(rows)
         spread: Floats = by_class.take(class_of)
+        if plain:
+            return spread
         mixed = (self._vouched >= 0) & (self._vouched < np.inf)
         if mixed.any():
             said = columns.said_seq[: columns.size] if rows is None else columns.said_seq.take(rows)
             upto = columns.by_class("home", np.where(mixed, self._vouched, np.inf))
             spread[said > upto.take(class_of)] += np.float32(ranking.NOT_HEARD_OF)
         return spread
+
+
+class Distances:
+    """How far nodes are from one: what it measured itself; what both measured to registries; else the way to their
+    home registry."""
+
+    def __init__(self, columns: Columns, near: Near) -> None:
+        self._columns, self._near = columns, near
+        self._home = columns.table("home", lambda home: near.vector.get(home[0], math.nan) + AT_HOME_MS)
+
+    def to(self, rows: Rows | None) -> tuple[Floats, Floats]:
+        """(what to rank by, what to show) of these rows, or of all; NaN where nothing is known."""
+        columns, near = self._columns, self._near
+        size = columns.size if rows is None else len(rows)
+        vectors = {
+            name: column[:size] if rows is None else column.take(rows)
+            for name in near.vector
+            if (column := columns.vectors.column(name)) is not None
+        }
+        ranked, shown = estimates(vectors, near.vector, size)
+        by_home = columns.by_row("home", self._home, np.arange(size) if rows is None else rows)
+        unknown = np.isnan(shown)
+        ranked, shown = np.where(unknown, by_home, ranked), np.where(unknown, by_home, shown)
+        for row, ms in near.pairs.items():
+            place = row if rows is None else int(np.searchsorted(rows, row))
+            if place < size and (rows is None or rows[place] == row):
+                ranked[place] = shown[place] = ms
+        return ranked, shown
+
+    def of(self, row: int) -> Latency:
+        """How far one node is."""
+        if row in self._near.pairs:
+            return Latency(round(self._near.pairs[row], 2), "measured")
+        _, shown = self.to(np.array([row]))
+        ms = float(shown[0])
+        return Latency(round(ms, 2), "estimated") if ms == ms else Latency()

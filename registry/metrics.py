@@ -103,6 +103,9 @@ class _NodeCollector(Collector):
         for status in ("online", "degraded", "offline", "maintenance", "draining"):
             family.add_metric([status], self._counts.by_status.get(status, 0))
         yield family
+        left_out = CounterMetricFamily("dagi_registry_rtts_left_out", "Round trips reported that no network has.")
+        left_out.add_metric([], self._counts.rtts_left_out)
+        yield left_out
 
 
 class _FederationCollector(Collector):

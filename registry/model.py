@@ -9,7 +9,7 @@ import orjson
 from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from registry.errors import ApiError, FieldError
-from registry.names import NODE_ID_PATTERN, RESERVED_NODE_IDS
+from registry.names import LONGEST_RTT_MS, NODE_ID_PATTERN, RESERVED_NODE_IDS
 
 MAX_LABELS = 256  # a node's labels are compared one by one; people use a handful
 MAX_DEPTH = 24  # the deepest real report seen is 6 levels
@@ -263,6 +263,20 @@ class DiscoverQuery(ResourceFilter):
     def echo(self) -> bytes:
         """What was asked, as the answer repeats it: JSON."""
         return orjson.dumps(self.model_dump(exclude_defaults=True))
+
+
+RoundTrips = Annotated[
+    dict[Annotated[str, Field(min_length=1, max_length=255)], Annotated[float, Field(ge=0, le=LONGEST_RTT_MS)]],
+    Field(max_length=64),
+]
+
+
+class DiscoverQuestion(DiscoverQuery):
+    """POST /api/v1/nodes/discover. What the caller measured, in milliseconds: round trips to registries by their
+    id (without them, those of the caller's own node count), and to nodes by theirs. No other answer knows of it."""
+
+    registry_rtt_ms: RoundTrips | None = None
+    node_rtt_ms: RoundTrips | None = None
 
 
 class CleanupQuery(BaseModel):

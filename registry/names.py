@@ -7,6 +7,7 @@ from fnmatch import fnmatchcase
 from functools import lru_cache
 from hashlib import blake2b
 
+LONGEST_RTT_MS = 10_000.0  # milliseconds; no round trip that anybody would use takes longer
 NODE_ID_PATTERN = r"^[A-Za-z0-9._:-]{1,255}$"
 REGISTRY_ID_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
 RESERVED_NODE_IDS = frozenset({".", "..", "register", "heartbeat", "discover", "watch", "profiles", "self"})

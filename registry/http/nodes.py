@@ -1,6 +1,7 @@
 """Handlers of /api/v1/nodes: register, heartbeat, list, get, patch, deregister, discover."""
 
 import random
+from functools import lru_cache
 
 import orjson
 from aiohttp import web
@@ -14,6 +15,7 @@ from registry.http.watch import Watching
 from registry.http.wire import answer, answer_json, no_query, query_of, read_json
 from registry.model import (
     DiscoverQuery,
+    DiscoverQuestion,
     HeartbeatRequest,
     ListQuery,
     OneQuery,
@@ -108,7 +110,7 @@ class NodeHandlers:
                 "next_cursor": page[-1].node_id if more else None,
             }
         )
-        return _listing(page, b"}", tail[1:])
+        return _listing(page, [b"}"] * len(page), tail[1:])
 
     async def discover(self, request: web.Request) -> web.Response:
         """GET or POST /discover."""
@@ -117,7 +119,7 @@ class NodeHandlers:
             no_query(request)
             data = await read_json(request)
             known = {key: value for key, value in data.items() if key in _DISCOVER_NAMES and value not in (None, "")}
-            query = parse(DiscoverQuery, known)
+            query: DiscoverQuery = parse(DiscoverQuestion, known)
             question = repr(query)
         else:
             query = query_of(request, DiscoverQuery)
@@ -126,11 +128,11 @@ class NodeHandlers:
             await self._registry.seen(query.min_version)
             question = repr(query.model_copy(update={"min_version": None}))
         region, lot = self._caller_region(who.node_id), self._dice.randrange(LOTS)
-        found = self._finder.discover(query, question, region, self._clock.monotonic(), lot)
+        found = self._finder.discover(query, question, region, self._clock.monotonic(), lot, who.node_id)
         as_of = iso(self._clock.wall_ms()).encode()
         why = b',"explain":' + orjson.dumps(self._finder.explain(query)) if query.explain else b""
         tail = b'"total":%d,"query":%b,"as_of":"%b"%b}' % (found.total, query.echo, as_of, why)
-        return _listing(found.entries, _UNMEASURED, tail)
+        return _listing(found.entries, [_latency_piece(*latency) for latency in found.latencies], tail)
 
     def _caller_region(self, node_id: str | None) -> str:
         entry = self._registry.directory.get(node_id) if node_id else None
@@ -138,17 +140,21 @@ class NodeHandlers:
 
 
 LOTS = 16  # as many answers to one question are kept, each with other nodes first among equals
-_UNMEASURED = b',"latency_ms":null,"latency_source":null}'
-_DISCOVER_NAMES = frozenset(DiscoverQuery.model_fields) | {"labels", "node_role", "node_type", "capabilities"}
+_DISCOVER_NAMES = frozenset(DiscoverQuestion.model_fields) | {"labels", "node_role", "node_type", "capabilities"}
 
 
-def _listing(entries: list[Entry], end: bytes, tail: bytes) -> web.Response:
+@lru_cache(maxsize=4_096)
+def _latency_piece(ms: float | None, source: str | None) -> bytes:
+    """What ends a node's JSON in an answer of discover."""
+    return b',"latency_ms":%b,"latency_source":%b}' % (orjson.dumps(ms), orjson.dumps(source))
+
+
+def _listing(entries: list[Entry], ends: list[bytes], tail: bytes) -> web.Response:
     """`nodes` and what follows it. Joined once: twenty nodes are 40 KB, and copying is what costs."""
     pieces = [b'{"nodes":[']
-    following = end + b","
-    for entry in entries:
-        pieces += (entry.static, entry.dynamic(), entry.owner.piece, following)
+    for entry, end in zip(entries, ends, strict=True):
+        pieces += (entry.static, entry.dynamic(), entry.owner.piece, end, b",")
     if entries:
-        pieces[-1] = end
+        pieces.pop()
     pieces += (b"],", tail)
     return answer(b"".join(pieces))

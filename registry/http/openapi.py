@@ -11,6 +11,7 @@ from registry.errors import KINDS, PROBLEM_JSON
 from registry.model import (
     CleanupQuery,
     DiscoverQuery,
+    DiscoverQuestion,
     HeartbeatRequest,
     ListQuery,
     OneQuery,
@@ -21,7 +22,7 @@ from registry.model import (
 from registry.names import NODE_ID_PATTERN, REGISTRY_ID_PATTERN
 
 Json = dict[str, Any]
-_BODIES: list[type[BaseModel]] = [RegisterRequest, HeartbeatRequest, PatchRequest, DiscoverQuery, CleanupQuery]
+_BODIES: list[type[BaseModel]] = [RegisterRequest, HeartbeatRequest, PatchRequest, DiscoverQuestion, CleanupQuery]
 _AT_PATH = "HeartbeatAtPath"  # the body where the path names the node
 _OBJECT: Json = {"type": "object"}
 _PATH_PATTERNS = {"node_id": NODE_ID_PATTERN, "registry_id": REGISTRY_ID_PATTERN}
@@ -39,7 +40,7 @@ OPERATIONS: tuple[Operation, ...] = (
     ("post", f"{_BASE}/heartbeat", "Keep a node alive, with its metrics", HeartbeatRequest, None, (*_OWN, 409, *_BODY)),
     ("get", _BASE, "List nodes", None, ListQuery, _WAITED),
     ("get", f"{_BASE}/discover", "Find and rank nodes", None, DiscoverQuery, _WAITED),
-    ("post", f"{_BASE}/discover", "Find and rank nodes", DiscoverQuery, None, (*_WAITED, *_BODY)),
+    ("post", f"{_BASE}/discover", "Find and rank nodes", DiscoverQuestion, None, (*_WAITED, *_BODY)),
     ("get", _WATCH, "Watch nodes: snapshot, then upsert and remove, as server-sent events", None, WatchQuery, _WAITED),
     ("get", _ONE, "One node", None, OneQuery, (*_WAITED, 404)),
     ("delete", _ONE, "Deregister a node", None, None, _OWN),
@@ -117,11 +118,11 @@ def document(version: str, keys_needed: bool) -> Json:
 def _schemas(models: Json) -> Json:
     beat = dict(models[HeartbeatRequest.__name__])
     properties = {name: value for name, value in beat["properties"].items() if name != "node_id"}
-    question = models[DiscoverQuery.__name__]
+    question = models[DiscoverQuestion.__name__]
     return {
         **models,
         _AT_PATH: {key: value for key, value in beat.items() if key != "required"} | {"properties": properties},
-        DiscoverQuery.__name__: _question(question),
+        DiscoverQuestion.__name__: _question(question),
         "Node": _node(),
         "Problem": _problem(),
     }

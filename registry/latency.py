@@ -1,0 +1,108 @@
+"""How far two nodes are from each other, from what each measured: its round trips to the registries.
+
+Every node measures its round trips to the registries it knows, and sends them with its heartbeats: its *vector*.
+Of vectors x and y two things are made (chosen on measured round trips between 490 hosts, benchmarks/latency.py):
+
+    to rank by    sqrt(mean |x_i - y_i| * min(x_i + y_i))
+    to show       min(x_i + y_i), the way by the registry that is best for both
+
+The mean of the differences is small for nodes that see the world alike, the sum says how far even those are; each
+alone ranks worse. Network coordinates did worse still. A pair that was measured beats both.
+
+A node that lies about its round trips moves itself and nobody else: no other node's distance uses its numbers.
+Round trips that no network has are left out, and counted.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from registry.names import LONGEST_RTT_MS
+
+Floats = NDArray[np.float32]
+
+MOST_REGISTRIES = 32  # a vector; more registries than that tell nothing new about where a node is
+MOST_PAIRS = 32  # nodes that one node has measured itself: the first ten of some answers
+AT_HOME_MS = 10.0  # to its home registry, of a node whose round trips are not known here
+
+
+def believed(values: Any, most: int) -> tuple[dict[str, float], int]:
+    """The round trips in what a node reported, by name, and how many were left out."""
+    if not isinstance(values, dict):
+        return {}, int(values is not None)
+    found: dict[str, float] = {}
+    left_out = 0
+    for name, value in values.items():
+        fine = type(value) in (int, float) and 0 <= value <= LONGEST_RTT_MS and len(name) <= 255
+        if fine and len(found) < most:
+            found[name] = float(value)
+        else:
+            left_out += 1
+    return found, left_out
+
+
+class Vectors:
+    """The vectors of all rows: one array a registry, NaN where nothing is known."""
+
+    def __init__(self, rows: int) -> None:
+        self._rows = rows
+        self._of: dict[str, Floats] = {}
+
+    def set(self, row: int, vector: Mapping[str, float]) -> int:
+        """A node's vector as it is now; how many of its registries there was no room for."""
+        for each in self._of.values():
+            each[row] = np.nan
+        left_out = 0
+        for name, value in vector.items():
+            column = self._of.get(name)
+            if column is None:
+                if len(self._of) >= MOST_REGISTRIES:
+                    self._forget_empty()
+                if len(self._of) >= MOST_REGISTRIES:
+                    left_out += 1
+                    continue
+                column = self._of[name] = np.full(self._rows, np.nan, np.float32)
+            column[row] = value
+        return left_out
+
+    def of(self, row: int) -> dict[str, float]:
+        """A node's vector."""
+        found = {name: float(column[row]) for name, column in self._of.items()}
+        return {name: value for name, value in found.items() if value == value}
+
+    def grow(self, rows: int) -> None:
+        """There is room for so many rows."""
+        for name, column in self._of.items():
+            self._of[name] = np.concatenate((column, np.full(rows - self._rows, np.nan, np.float32)))
+        self._rows = rows
+
+    def column(self, name: str) -> Floats | None:
+        """The round trips of all rows to one registry."""
+        return self._of.get(name)
+
+    def _forget_empty(self) -> None:
+        for name in [name for name, column in self._of.items() if np.isnan(column).all()]:
+            del self._of[name]
+
+
+def estimates(vectors: Mapping[str, Floats], there: Mapping[str, float], count: int) -> tuple[Floats, Floats]:
+    """(what to rank by, what to show) between each of `count` nodes and one whose vector is `there`, in
+    milliseconds; NaN where the two have measured no registry in common. `vectors`: the nodes' round trips by
+    registry."""
+    least = np.full(count, np.inf, np.float32)
+    apart = np.zeros(count, np.float32)
+    common = np.zeros(count, np.float32)
+    for name, value in there.items():
+        column = vectors.get(name)
+        if column is None:
+            continue
+        known = ~np.isnan(column)
+        least = np.fmin(least, column + np.float32(value))
+        apart += np.where(known, np.abs(column - np.float32(value)), np.float32(0))
+        common += known
+    with np.errstate(divide="ignore", invalid="ignore"):
+        shown = np.where(common > 0, least, np.float32(np.nan))
+        ranked = np.sqrt(apart / common * shown)
+    return ranked, shown
