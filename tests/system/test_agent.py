@@ -1,5 +1,6 @@
 """The agent as its users run it: a real process against a real registry."""
 
+import asyncio
 import json
 import os
 import socket
@@ -314,6 +315,27 @@ async def test_discovery_in_both_colours_gives_the_same(open_registry: Process) 
         assert plain.find_nodes(role="cook", min_ram_gb=128) == []
         assert plain.get_nearest_node("w1").keys() == nearest.keys()
     assert {node["node_id"] for node in cooks} == {"c1", "c2"}
+
+
+async def test_a_watch_tells_what_comes_changes_and_goes(open_registry: Process) -> None:
+    async with session(open_registry.url) as admin, AsyncNodeDiscovery(open_registry.url) as discovery:
+
+        async def register(labels: list[str]) -> None:
+            body = {"node_id": "watched", "role": "watchman", "labels": labels}
+            async with admin.post("/api/v1/nodes/register", json=body) as answer:
+                assert answer.status == 200
+
+        await register([])
+        changes = discovery.watch(role="watchman")
+        seen = []
+        for do in (None, register(["new"]), admin.delete("/api/v1/nodes/watched")):
+            if do is not None:
+                await do
+            async with asyncio.timeout(20):
+                change = await anext(changes)
+            seen.append((change.kind, change.node.node_id, change.node["labels"]))
+        await changes.aclose()  # type: ignore[attr-defined]  # it is a generator
+    assert seen == [("upsert", "watched", []), ("upsert", "watched", ["new"]), ("remove", "watched", ["new"])]
 
 
 async def test_a_key_of_another_registry_does_not_stop_discovery_here(
