@@ -1,6 +1,5 @@
 # Every target makes its own .venv and installs what it needs.
-PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
-	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+PYTHON ?=
 BIN := .venv/bin
 READY := .venv/.ready
 DEMO_SECONDS ?=
@@ -14,12 +13,7 @@ export DEMO_SECONDS
 .PHONY: install demo test laws check lint bench convergence simulate simulate-scale chaos clean
 
 $(READY): requirements.txt pyproject.toml
-	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed; none was found."; exit 1; }
-	@echo "Installing into .venv (once; a minute or two) ..."
-	@$(PYTHON) -m venv .venv
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.txt
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
-	@touch $@
+	@PYTHON="$(PYTHON)" ./scripts/environment.sh
 
 install: $(READY)
 
