@@ -18,6 +18,7 @@ from agent.client import RegistryClient
 from agent.failover import goes_on
 from agent.identity import Home
 from agent.nodes import Node, NodeChange, Nodes, best_for_model, nodes_of, question
+from agent.probing import PROBED, Prober, as_body, asks_for_distance
 from agent.session import Outcome
 from agent.watch import Watcher, list_pages
 from agent.wire import kept_adverts, not_a_registry
@@ -73,6 +74,9 @@ class AsyncNodeDiscovery:
     The nearest registry that is well is asked; where it gives no answer, the next is at once. An answer serves again
     for `fresh_s` seconds. While no registry answers, the last answer to the same question is given, marked `stale`,
     for up to `stale_s` seconds. `ca_cert`, `cert` and `cert_key` name files for TLS.
+
+    `probe`: the first ten nodes of an answer about nearness are dialled at their endpoints, to measure how far they
+    are; what was measured goes with the next question, and orders its answer. It dials what nodes say of themselves.
     """
 
     def __init__(
@@ -82,6 +86,7 @@ class AsyncNodeDiscovery:
         *,
         fresh_s: float = FRESH_S,
         stale_s: float = math.inf,
+        probe: bool = False,
         ca_cert: Path | None = None,
         cert: Path | None = None,
         cert_key: Path | None = None,
@@ -99,6 +104,8 @@ class AsyncNodeDiscovery:
         self._fresh_s, self._stale_s = fresh_s, stale_s
         self._answers: OrderedDict[tuple[tuple[str, str], ...], _Kept] = OrderedDict()
         self._looked_around = False
+        self._prober = Prober() if probe else None
+        self._probing: asyncio.Task[bool] | None = None
 
     async def find_nodes(
         self, role: str | None = None, capability: str | None = None, status: str = "online", **filters: Any
@@ -112,7 +119,10 @@ class AsyncNodeDiscovery:
 
     async def get_nearest_node(self, location: str = "auto") -> Node:
         """The nearest node. Raises LookupError when no node is online."""
-        nodes = await self._discover({"nearest": location, "limit": "1"})
+        query = {"nearest": location, "latency": "min", "limit": str(PROBED if self._prober else 1)}
+        nodes = await self._discover(query)
+        if self._probing is not None and await self._probing:
+            nodes = await self._discover(query, fresh=True)
         if not nodes:
             raise LookupError("no node is online in this network")
         return nodes[0]
@@ -144,6 +154,8 @@ class AsyncNodeDiscovery:
 
     async def close(self) -> None:
         """Close the connections."""
+        if self._probing is not None:
+            self._probing.cancel()
         await self._client.close()
 
     async def __aenter__(self) -> "AsyncNodeDiscovery":
@@ -152,11 +164,11 @@ class AsyncNodeDiscovery:
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
-    async def _discover(self, query: Mapping[str, str]) -> Nodes:
+    async def _discover(self, query: Mapping[str, str], *, fresh: bool = False) -> Nodes:
         question_key = tuple(sorted(query.items()))
         kept = self._answers.get(question_key)
         age_s = time.monotonic() - kept.at_s if kept else math.inf
-        if kept and age_s < self._fresh_s:
+        if kept and age_s < self._fresh_s and not fresh:
             return nodes_of(orjson.loads(kept.answer)) or Nodes()
         await self._prepare()
         spare = kept is not None and age_s < self._stale_s
@@ -168,6 +180,9 @@ class AsyncNodeDiscovery:
             return nodes_of(orjson.loads(kept.answer), stale=True, why=outcome.detail) or Nodes()
         demand(outcome)
         self._keep(question_key, data)
+        idle = self._probing is None or self._probing.done()
+        if self._prober is not None and idle and nodes and asks_for_distance(query):
+            self._probing = asyncio.create_task(self._prober.probe(nodes), name="probe")
         return nodes or Nodes()
 
     def _keep(self, question_key: tuple[tuple[str, str], ...], data: Any) -> None:
@@ -187,12 +202,16 @@ class AsyncNodeDiscovery:
             await self._client.look_around()
 
     async def _ask(self, path: str, query: dict[str, str], *, spare: bool = False) -> tuple[Outcome, Any]:
+        method, asked = "GET", dict[str, Any](params=query)
+        if path == DISCOVER and asks_for_distance(query):  # what was measured makes a question too long for a URL
+            measured = self._prober.rtts_ms() if self._prober is not None else {}
+            method, asked = "POST", {"body": as_body(query, self._client.registries.rtts_ms(), measured)}
         key = self._key or self._kept_key
-        outcome, data = await self._client.call("GET", path, key=key, params=query, spare=spare)
+        outcome, data = await self._client.call(method, path, key=key, spare=spare, **asked)
         if outcome.status == 401 and self._kept_key:
             # This machine's own node is with another registry; this one may answer without a key.
             self._kept_key = None
-            outcome, data = await self._client.call("GET", path, params=query, spare=spare)
+            outcome, data = await self._client.call(method, path, spare=spare, **asked)
         return outcome, data
 
     def _blame(self, outcome: Outcome) -> None:

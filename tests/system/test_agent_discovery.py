@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from aiohttp.test_utils import TestServer
 
 from agent import watch
 from agent.discovery import AsyncNodeDiscovery, NodeChange, NodeDiscovery, RegistryUnreachable, RequestRefused
-from tests.support.live import until
+from tests.support.live import ADMIN_KEY, running, session, until
 
 
 def node(name: str, **more: Any) -> dict[str, Any]:
@@ -231,3 +232,28 @@ def test_plain_calls_watch_too() -> None:
     finally:
         loop.run_until_complete(loop.shutdown_default_executor())
         loop.close()
+
+
+@pytest.mark.parametrize("probe", [False, True])
+async def test_the_nearest_is_measured_when_that_is_asked_for(tmp_path: Path, probe: bool) -> None:
+    dialled = 0
+
+    async def serve(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal dialled
+        dialled += 1
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    with running(tmp_path / "data") as registry:
+        async with server, session(registry.url) as admin:
+            for name, endpoints in (("silent", {}), ("here", {"any": f"http://127.0.0.1:{port}"})):
+                report = {"node_id": name, "endpoints": endpoints}
+                async with admin.post("/api/v1/nodes/register", json=report) as answer:
+                    assert answer.status == 200
+            async with AsyncNodeDiscovery(registry.url, ADMIN_KEY, probe=probe) as discovery:
+                nearest = await discovery.get_nearest_node()
+    if probe:
+        assert (nearest.node_id, nearest["latency_source"]) == ("here", "measured")
+        assert 0 < (nearest.latency_ms or 0) < 1_000
+    assert dialled == int(probe), "nobody is dialled unless that is asked for"
