@@ -1,7 +1,9 @@
 """The way in for curl users: one file from the registry, run by a bare Python."""
 
+import ast
 import asyncio
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -102,7 +104,9 @@ def test_it_joins_heartbeats_leaves_and_comes_back_as_the_same_node(
         assert (found["status"], found["role"], found["labels"]) == ("online", "helper", ["a", "b"])
         assert found["capabilities"]["cpu_cores"] > 0
         assert found["metrics"]["disk_percent"] > 0
-        assert found["metrics"]["cpu_percent"] is None
+        assert 0 <= found["metrics"]["cpu_percent"] <= 100
+        assert found["metrics"]["memory_percent"] > 0
+        assert found["local_ip"] == "127.0.0.1"
         assert "shown as draining" in node.stop()
     assert ask(registry, "GET", f"/api/v1/nodes/{node.node_id}")["status"] == "draining"
     for name in ("node_id", "credentials.json"):
@@ -120,6 +124,9 @@ async def test_it_finds_ollamas_models(registry: Process, script: bytes, tmp_pat
             await asyncio.to_thread(node.says, "registered as")
             found = await asyncio.to_thread(ask, registry, "GET", f"/api/v1/nodes/{node.node_id}")
     assert found["capabilities"]["models"] == ["qwen3:8b", "nomic-embed-text:latest"]
+    loaded, other = found["capabilities"]["model_details"]
+    assert (loaded["loaded"], loaded["vram_gb"], loaded["context_length"]) == (True, 4.97, 4096)
+    assert (other["loaded"], other["size_gb"], other["quantization"]) == (False, 0.26, "F16")
 
 
 def test_an_id_that_is_anothers_is_given_up_for_a_new_one(registry: Process, script: bytes, tmp_path: Path) -> None:
@@ -172,3 +179,111 @@ def test_flags_are_answered_with_what_it_is_told_by(script: bytes, tmp_path: Pat
     assert run.returncode == 2
     assert b"NODE_ROLE" in run.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_it_is_written_in_the_python_of_old_machines(script: bytes) -> None:
+    ast.parse(script, feature_version=(3, 8))
+    old = shutil.which("python3.8")
+    if old is None or subprocess.run([old, "-c", ""], capture_output=True).returncode != 0:
+        pytest.skip("no Python 3.8 here to run it with")
+    run = subprocess.run([old, "-I", "-S", "-", "--help"], input=script, capture_output=True, timeout=20)
+    assert (run.returncode, b"NODE_REGISTRY_URL" in run.stderr) == (2, True)
+
+
+SMI = """#!/bin/sh
+echo "NVIDIA GeForce RTX 4090, GPU-1d53ae5c-6ca3-4cf3-a0b6-3a2d8e2f2c4e, 24564, 22110, 7"
+echo "NVIDIA GB10, GPU-9a1f0c66-0000-4cf3-a0b6-000000000001, [N/A], [N/A], [N/A]"
+echo "Failed to initialize NVML: Driver/library version mismatch"
+"""
+
+
+def test_it_tells_of_the_machine_as_the_agent_does(registry: Process, script: bytes, tmp_path: Path) -> None:
+    tool = tmp_path / "bin" / "nvidia-smi"
+    tool.parent.mkdir()
+    tool.write_text(SMI)
+    tool.chmod(0o755)
+    agents = tmp_path / "agents.json"
+    agents.write_text('["one", "two"]')
+    env = {"PATH": f"{tool.parent}:/usr/bin:/bin", "NODE_AGENTS": str(agents), "NODE_NAME": "box", "NODE_REGION": "us"}
+    with Joined(tmp_path / "node", script, registry.url, **env) as node:
+        node.says("registered as")
+        deadline = time.monotonic() + DEADLINE_S
+        while not (found := ask(registry, "GET", f"/api/v1/nodes/{node.node_id}"))["metrics"]:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+    geforce, unified = found["capabilities"]["gpus"]
+    assert (geforce["name"], geforce["vram_gb"], geforce["vram_free_gb"]) == ("NVIDIA GeForce RTX 4090", 23.99, 21.59)
+    assert (geforce["utilization_percent"], geforce["unified"]) == (7.0, False)
+    assert (unified["unified"], unified["vram_gb"]) == (True, found["capabilities"]["ram_gb"])
+    assert "cuda" in found["capabilities"]["features"]
+    assert (found["metrics"]["agent_count"], found["metrics"]["gpu_percent"]) == (2, 7.0)
+    assert (found["node_name"], found["region"]) == ("box", "us")
+
+
+async def test_it_goes_on_to_the_next_registry(registry: Process, script: bytes, tmp_path: Path) -> None:
+    """Refusal, silence, and a registry that asks for patience."""
+    busy = http("503 Busy", b'{"detail":"The store is down."}', "Retry-After: 60")
+    asked: list[bytes] = []
+
+    def count(line: bytes) -> bytes:
+        asked.append(line)
+        return busy
+
+    async with answering(count) as patient, answering(lambda line: HANG) as silent:
+        urls = f"http://127.0.0.1:1,{patient},{silent},{registry.url}"
+        with Joined(tmp_path, script, urls) as node:
+            text = await asyncio.to_thread(node.says, "registered as")
+            assert f"{registry.url} is asked from now on" in text
+            assert "The store is down." in text
+            assert await asyncio.to_thread(ask, registry, "GET", f"/api/v1/nodes/{node.node_id}")
+            await asyncio.to_thread(node.stop)
+    assert len(asked) == 1
+
+
+async def test_a_registry_that_asks_for_patience_has_it(script: bytes, tmp_path: Path) -> None:
+    busy = http("429 Too Many Requests", b'{"detail":"Later."}', "Retry-After: 40")
+    async with answering(lambda line: busy) as url:
+        with Joined(tmp_path, script, url) as node:
+            text = await asyncio.to_thread(node.says, "next try in")
+            assert 39 <= int(text.rpartition("next try in ")[2].split()[0]) <= 43
+            await asyncio.to_thread(node.stop)
+
+
+def test_of_two_copies_that_run_one_takes_a_new_id(registry: Process, script: bytes, tmp_path: Path) -> None:
+    with Joined(tmp_path / "one", script, registry.url) as one:
+        one.says("registered as")
+        shutil.copytree(tmp_path / "one" / ".dagi", tmp_path / "two" / ".dagi")
+        with Joined(tmp_path / "two", script, registry.url) as two:
+            deadline = time.monotonic() + DEADLINE_S
+            while one.node_id == two.node_id:
+                assert time.monotonic() < deadline
+                time.sleep(0.02)
+            changed = next(each for each in (one, two) if "takes a new id" in each.log.read_text())
+            changed.says(f"registered as {changed.node_id}")
+            for each in (one, two):
+                assert ask(registry, "GET", f"/api/v1/nodes/{each.node_id}")["status"] == "online"
+
+
+def test_an_id_of_an_older_program_is_kept(registry: Process, script: bytes, tmp_path: Path) -> None:
+    (tmp_path / ".dagi_node_id").write_text("node-of-old")
+    with Joined(tmp_path, script, registry.url) as node:
+        node.says("registered as node-of-old")
+    assert node.node_id == "node-of-old"
+
+
+def test_what_may_not_be_read_is_not_replaced(registry: Process, script: bytes, tmp_path: Path) -> None:
+    path = tmp_path / ".dagi" / "credentials.json"
+    path.mkdir(parents=True)  # stands for any file that is there and cannot be read, for root too
+    (tmp_path / ".dagi" / "node_id").write_text("anothers")
+    with Joined(tmp_path, script, registry.url) as node:
+        assert node.says("registered as node-").count("the identity cannot be kept") == 1
+    assert (node.node_id, path.is_dir()) == ("anothers", True)
+
+
+def test_a_second_one_of_a_home_waits_for_the_first(registry: Process, script: bytes, tmp_path: Path) -> None:
+    with Joined(tmp_path, script, registry.url) as first:
+        first.says("registered as")
+        with Joined(tmp_path, script, registry.url) as second:
+            second.says("another agent runs for")
+            first.popen.kill()
+            second.says(f"registered as {first.node_id}", 2)
