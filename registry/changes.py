@@ -13,7 +13,7 @@ from itertools import islice
 import orjson
 
 from registry.directory import Directory, Entry
-from registry.discovery import Filter, Matching, admits, matching, rows_of
+from registry.discovery import Filter, Matching, admits, in_order_of_ids, matching, rows_of
 
 KEPT = 20_000  # changes; at 500 a second what a watcher may miss in forty seconds
 SNAPSHOT_NODES = 100  # an event: about 200 KB
@@ -77,15 +77,20 @@ class Audience:
         self._directory = directory
         self._filters = filters
         self._members: set[str] | None = None  # none was shown anything yet
+        self._snapshot: tuple[int, list[Entry]] | None = None
 
-    def snapshot(self) -> list[Entry]:
-        """Everything that matches now, by id."""
+    def snapshot(self, number: int) -> Sequence[Entry]:
+        """Everything that matches now, by id. `number`: of the newest change; many who come at once share one."""
         self._shown()
-        return sorted(self._entries(matching(self._directory.columns, self._filters)), key=lambda e: e.node_id)
+        if self._snapshot is None or self._snapshot[0] != number:
+            found = matching(self._directory.columns, self._filters)
+            self._snapshot = number, in_order_of_ids(self._directory, found, found.total)
+        return self._snapshot[1]
 
     def told(self, batch: Batch, changes: Changes, encoded: dict[str, bytes]) -> bytes:
         """A batch as this audience's events; what nobody else has needed yet is encoded here."""
         events = []
+        self._snapshot = None
         members = self._shown()
         for node_id, number in batch.numbers.items():
             entry = self._directory.get(node_id)

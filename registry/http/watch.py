@@ -204,6 +204,7 @@ class Watching:
                 for events in self._beginning(group.audience, last):
                     limit.reschedule(asyncio.get_running_loop().time() + STUCK_S)
                     await response.write(events)
+                    await asyncio.sleep(0)  # writing waits for nobody whose buffer has room
         except TimeoutError:
             watcher.cut()
             return
@@ -227,7 +228,7 @@ class Watching:
             return
         if last:
             yield resync(changes.cursor(number))
-        entries = audience.snapshot()
+        entries = audience.snapshot(number)
         for start in range(0, max(1, len(entries)), SNAPSHOT_NODES):
             more = start + SNAPSHOT_NODES < len(entries)
             yield snapshot(entries[start : start + SNAPSHOT_NODES], None if more else changes.cursor(number))

@@ -63,7 +63,7 @@ def test_a_watcher_knows_what_a_look_at_everything_would_tell(
     for node_id, label in before:
         step(directory, version := version + 1, node_id, label)
     watched = audience(directory, label="x")
-    seen = {entry.node_id: ["x"] for entry in watched.snapshot()}
+    seen = {entry.node_id: ["x"] for entry in watched.snapshot(changes.number)}
     changes.batch()
     start = changes.number
     known = dict(seen)
