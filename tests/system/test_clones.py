@@ -1,8 +1,6 @@
 """Two machines under one id: the registry tells the one that did not register last, and nobody else."""
 
-import json
 import shutil
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -90,20 +88,6 @@ async def _beats(registry: Process, node: AgentProcess, times: int) -> None:
         await until(enough)
 
 
-async def test_a_home_s_copy_on_another_machine_is_another_node_at_once(registry: Process, tmp_path: Path) -> None:
-    async with agent(tmp_path / "one", *BOOTSTRAP, registry.url, "--once") as one:
-        assert await one.ends() == 0
-    path = one.home / ".dagi" / "credentials.json"
-    kept = json.loads(path.read_text())
-    path.write_text(json.dumps({**kept, "machine_id": "0" * 32}))
-    first = one.node_id
-    async with agent(tmp_path / "two", *BOOTSTRAP, registry.url, "--once", home=one.home) as two:
-        assert await two.ends() == 0
-    known = kept["machine_id"] is not None  # in a container it is not
-    assert (two.node_id != first) is known
-    assert ("this home is a copy of another machine's" in two.output) is known
-
-
 async def test_a_second_agent_of_a_home_waits_for_the_first_to_end(registry: Process, tmp_path: Path) -> None:
     home = tmp_path / "home"
     async with agent(tmp_path / "one", *BOOTSTRAP, registry.url, home=home) as one:
@@ -116,21 +100,3 @@ async def test_a_second_agent_of_a_home_waits_for_the_first_to_end(registry: Pro
             one.kill()
             await two.says("registered as")
     assert "takes a new id" not in one.output + two.output
-
-
-async def test_a_service_manager_is_told_of_its_life(registry: Process, tmp_path: Path) -> None:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
-        manager.bind(str(tmp_path / "notify"))
-        manager.settimeout(20)
-        env = {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "400000"}
-        heard: list[str] = []
-        async with agent(tmp_path, *BOOTSTRAP, registry.url, env=env) as node:
-            await node.says("registered as")
-            while heard.count("WATCHDOG=1") < 3:
-                heard.append(manager.recv(4096).decode())
-            assert heard[0].startswith("STATUS=registered as")
-            assert heard.index("READY=1") < heard.index("WATCHDOG=1")
-            assert await node.stop() == 0
-            while not heard[-1].startswith("STATUS=stopped"):
-                heard.append(manager.recv(4096).decode())
-        assert "STOPPING=1" in heard

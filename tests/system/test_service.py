@@ -149,13 +149,15 @@ def test_what_the_unit_runs_is_the_agent_and_status_tells_how_it_fares(user: Use
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(str(user.folder / "notify"))
         manager.settimeout(20)
-        env = dict(each.split("=", 1) for each in given) | {"NOTIFY_SOCKET": str(user.folder / "notify")}
+        told = {"NOTIFY_SOCKET": str(user.folder / "notify"), "WATCHDOG_USEC": "400000"}
+        env = dict(each.split("=", 1) for each in given) | told
         service = subprocess.Popen(start, env=env, cwd="/", stdout=subprocess.DEVNULL)
         try:
             heard: list[str] = []
-            while "READY=1" not in heard:
+            while heard.count("WATCHDOG=1") < 3:
                 heard.append(manager.recv(4096).decode())
-            assert any(line.startswith("STATUS=registered as node-") for line in heard)
+            assert heard[0].startswith("STATUS=registered as node-")
+            assert heard.index("READY=1") < heard.index("WATCHDOG=1")
             found = _status(user, 0)
             assert (found["service"]["state"], found["service"]["file"]) == ("running", str(user.unit))
             assert found["identity"]["has_key"]
@@ -166,6 +168,9 @@ def test_what_the_unit_runs_is_the_agent_and_status_tells_how_it_fares(user: Use
         finally:
             service.terminate()
             assert service.wait(15) == 0
+        while not heard[-1].startswith("STATUS=stopped"):
+            heard.append(manager.recv(4096).decode())
+        assert "STOPPING=1" in heard
     assert _status(user, 1)["registry"]["status"] == "draining"
     Path(f"{user.told}.active").unlink()
     assert _status(user, 3)["service"]["state"] == "failed"
