@@ -76,8 +76,12 @@ class OwnIdentity:
         too; told again soon, it leaves the id to the other. `now_s`: monotonic."""
         if not self._claim.is_lost(now_s, interval_s):
             return
+        kept = self.home.credentials()
         if self._set_key:
             self._say(f"another agent runs as {self.node_id} with the same NODE_API_KEY: take it out of one's settings")
+        elif kept is not None and kept.token != self.token:  # a new id would be the other's next one, too
+            shared = self.home.folder
+            self._say(f"another program registers as {self.node_id} from {shared}; it needs a DAGI_HOME of its own")
         else:
             self._take_new_id(f"another machine runs as {self.node_id}, with a copy of this home")
 

@@ -113,6 +113,17 @@ def test_a_key_that_was_set_stays_with_its_id_and_the_mistake_is_told(tmp_path: 
     assert "NODE_API_KEY" in person.read[0]
 
 
+def test_a_program_that_shares_the_home_is_no_clone(tmp_path: Path, person: Person) -> None:
+    before = settled(tmp_path)
+    own = of(tmp_path, person)
+    assert own.node_id == before
+    own.is_replaced(100.0, 30.0)
+    of(tmp_path, person).registered(Registration(before, None, "the other's"))
+    own.is_replaced(131.0, 30.0)
+    assert own.node_id == before
+    assert str(tmp_path) in person.read[0]
+
+
 def test_an_id_that_is_anothers_is_left_to_it(tmp_path: Path, person: Person) -> None:
     Home(tmp_path).keep_id("template")
     own = of(tmp_path, person)
