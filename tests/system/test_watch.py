@@ -150,9 +150,9 @@ async def test_a_watcher_that_does_not_read_is_cut_off_and_others_notice_nothing
             stuck.sendall(ask.encode())
             async with watching(admin, "?label=flood") as stream:
                 assert (await stream.next()).kind == "snapshot"
-                large = {"note": "x" * 100_000}
+                large = {"note": "x" * 100_000}  # shown twice; 16 MB in all, more than any kernel keeps
                 for number in range(80):
-                    await register(admin, "flood", labels=["flood"], capabilities={**large, "n": number})
+                    await register(admin, f"flood{number}", labels=["flood"], capabilities={**large, "n": number})
 
                 async def cut() -> bool:
                     async with admin.get("/metrics", headers={"Accept": "text/plain"}) as answer:
