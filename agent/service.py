@@ -3,7 +3,7 @@
 import plistlib
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -212,6 +212,14 @@ def _of_plist(text: str) -> Service | None:
     if content["Label"] != LABEL or tuple(words[1:-1]) != _COMMAND:
         return None
     return Service(words[0], words[-1], content["EnvironmentVariables"]["DAGI_HOME"], content.get("UserName"))
+
+
+def may_read(mode: int, owner: tuple[int, int], user: int, groups: Collection[int]) -> bool:
+    """Whether a user may read a file of that mode, `owner` being its user and group."""
+    if user == 0:
+        return True
+    bit = 0o400 if owner[0] == user else 0o040 if owner[1] in groups else 0o004
+    return bool(mode & bit)
 
 
 # what is to be called, and what the answers mean

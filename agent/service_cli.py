@@ -28,6 +28,7 @@ from agent.service import (
     found,
     manager_of,
     managers_of,
+    may_read,
     text_of,
     to_see,
     to_start,
@@ -61,7 +62,7 @@ def install(
     if only_print:
         typer.echo(f"# {manager.path}\n{text}", nl=False)
         return
-    for line in _unseen(path):
+    for line in (*_unseen(path), *_unreadable(path, service)):
         typer.echo(f"warning: {line}", err=True)
     _install(manager, service, text)
     typer.echo(f"It registers with {', '.join(settings.node_registry_url)}, as {path} says.")
@@ -133,6 +134,17 @@ def _unseen(path: Path) -> list[str]:
     """What is set here and will not be there."""
     names = sorted({name.upper() for name in AgentSettings.model_fields} & os.environ.keys() - written(path))
     return [f"{', '.join(names)}: set here, but the service reads {path} alone; write it there"] if names else []
+
+
+def _unreadable(path: Path, service: Service) -> list[str]:
+    """What the service's user may not read."""
+    if service.user is None:
+        return []
+    account, file = pwd.getpwnam(service.user), path.stat()
+    groups = os.getgrouplist(account.pw_name, account.pw_gid)
+    if may_read(file.st_mode, (file.st_uid, file.st_gid), account.pw_uid, groups):
+        return []
+    return [f"{service.user}, as whom the service runs, may not read {path}: sudo chown {service.user} {path}"]
 
 
 def _service(path: Path, manager: Manager) -> Service:

@@ -21,6 +21,7 @@ from agent.service import (
     found,
     manager_of,
     managers_of,
+    may_read,
     plist,
     text_of,
     to_see,
@@ -159,6 +160,24 @@ def test_who_keeps_it_alive(facts: Machine, own: bool, expected: Manager | str) 
         assert expected in chosen
     else:
         assert chosen == expected
+
+
+# mode of a file of user 1 and group 10, a user and its groups -> whether that one may read it
+READERS: list[tuple[int, int, list[int], bool]] = [
+    (0o100600, 1, [10], True),
+    (0o100600, 0, [0], True),
+    (0o100600, 2, [10], False),
+    (0o100640, 2, [20, 10], True),
+    (0o100640, 2, [20], False),
+    (0o100604, 2, [20], True),
+    (0o100604, 2, [10], False),  # the group's bits count for its members, also where there are more for others
+    (0o100044, 1, [10], False),
+]
+
+
+@pytest.mark.parametrize(("mode", "user", "groups", "expected"), READERS)
+def test_who_may_read_a_file(mode: int, user: int, groups: list[int], expected: bool) -> None:
+    assert may_read(mode, (1, 10), user, groups) is expected
 
 
 def test_where_a_service_may_be() -> None:
