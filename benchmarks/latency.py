@@ -76,6 +76,8 @@ class World:
             for host in self.hosts
         }
         self.directory = Directory(Windows(30, 90, 300), 0.0, "r0")
+        for number in range(len(registries)):
+            self.directory.hear(f"r{number}", reachable=True, age_s=0.0, now_ms=1, generation=1, known=())
         for version, host in enumerate(self.hosts, 1):
             request = parse(RegisterRequest, {"node_id": f"n{host}"})
             record = registered(None, f"n{host}", request, Origin("r0", "eu", "127.0.0.1", 1, {}))

@@ -237,11 +237,18 @@ class Columns:
         held = self._sets[field].holding(names)
         return held.take(self._set_of[field][: self.classes]) if len(held) else np.zeros(self.classes, np.bool_)
 
-    def table(self, field: str, number: Callable[[Any], float], dtype: type[np.floating[Any]] = np.float32) -> Any:
-        """The number that each value of a field stands for, as `by_class` and `by_row` take it."""
-        table = np.zeros(len(self._codes[field]) + 1, dtype)
+    def table(self, field: str, number: Callable[[Any], float], otherwise: float, dtype: Any = np.float32) -> Any:
+        """The number that each value of a field stands for, as `by_class` and `by_row` take it; `otherwise`: of what
+        nobody has. For fields of few values."""
+        table = np.full(len(self._codes[field]) + 1, otherwise, dtype)
         for value, code in self._codes[field].items():
             table[code] = number(value)
+        return table
+
+    def chosen(self, field: str, values: Iterable[Hashable], number: float, otherwise: float) -> Floats:
+        """The same where some values stand for one number and all others for another."""
+        table = np.full(len(self._codes[field]) + 1, otherwise, np.float32)
+        table[self._codes[field].of(values)] = number
         return table
 
     def by_class(self, field: str, table: Any) -> Any:

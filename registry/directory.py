@@ -366,15 +366,20 @@ class Directory:
         columns.set_number(row, "cpu_cores", number(flat.get("cpu_cores")))
         self._measure(entry, entry.metrics, None)
 
-    def _measure(self, entry: Entry, metrics: bytes, decoded: Mapping[str, Json] | None) -> None:
+    def _measure(self, entry: Entry, metrics: bytes, decoded: Mapping[str, Json] | None) -> Mapping[str, Json]:
         values = decoded if decoded is not None else orjson.loads(metrics) if metrics != b"{}" else _NOTHING
         load, free_vram_gb = entry.take_metrics(metrics, values)
         columns, row = self.columns, entry.row
         settled = settled_load(columns.load_settled(row), load)
         columns.measure(row, load, free_vram_gb, settled, base_cost(settled, free_vram_gb))
-        if "registry_rtt_ms" in values:
-            vector, strange = believed(values["registry_rtt_ms"], MOST_REGISTRIES)
-            self.rtts_left_out += strange + columns.vectors.set(row, vector)
+        return values
+
+    def _beaten(self, entry: Entry, metrics: bytes, decoded: Mapping[str, Json] | None) -> None:
+        """What a heartbeat measured: how busy the node is, and how far it is from others."""
+        values = self._measure(entry, metrics, decoded)
+        if "registry_rtt_ms" in values:  # to registries that there are: nodes must not fill the columns with inventions
+            vector, strange = believed(values["registry_rtt_ms"], MOST_REGISTRIES, self._owners)
+            self.rtts_left_out += strange + self.columns.vectors.set(entry.row, vector)
         if "node_rtt_ms" in values:
             pairs, strange = believed(values["node_rtt_ms"], MOST_PAIRS)
             self.rtts_left_out += strange
@@ -447,7 +452,7 @@ class Directory:
         if last_ms is not None and at_ms < last_ms and (now_ms is None or last_ms <= now_ms):
             return
         if metrics is not None:
-            self._measure(entry, metrics, decoded)
+            self._beaten(entry, metrics, decoded)
         entry.heard(at_ms, now)
         self.columns.heard_s[entry.row] = now
 
@@ -459,7 +464,7 @@ class Directory:
         if entry is None or not entry.owner.is_us or (entry.beat_at_ms or 0) > (beat_at_ms or 0):
             return
         if metrics is not None:
-            self._measure(entry, metrics, None)
+            self._beaten(entry, metrics, None)
         entry.beat_at_ms = beat_at_ms
         entry.heard_s = now - (self.windows.offline_after_s if age_s is None else age_s)
         self.columns.heard_s[entry.row] = entry.heard_s

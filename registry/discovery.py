@@ -18,6 +18,7 @@ from registry.ranking import Rows
 
 CACHE_SIZE = 512
 ORDER_FRESH_S = 1.0  # load changes with every heartbeat; an order this old is still a good one
+_NOTHING_KNOWN = np.empty(0, np.float32)
 _NONE, _ONE, _NOBODY = np.float32(0), np.float32(1), np.float32(np.inf)
 _SPARSE = 8  # below one row in so many, rows are listed before their numbers are looked at
 _SORT_AT_ONCE = 2_000  # ids; of more than these some thousands are looked through in order instead
@@ -55,8 +56,9 @@ class ByNumber(NamedTuple):
         return values <= self.bound if self.at_most else values >= self.bound
 
     def admits(self, value: float) -> bool:
-        """Whether one value passes. NaN, which is not known, does not."""
-        return value <= self.bound if self.at_most else value >= self.bound
+        """Whether one value passes, as columns hold it. NaN, which is not known, does not."""
+        bound = float(np.float32(self.bound))
+        return value <= bound if self.at_most else value >= bound
 
 
 Filter = ByClass | ByNumber
@@ -80,11 +82,12 @@ class Latency(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """The best nodes in order, how far each is, and how many hold the filters in all."""
+    """The best nodes in order, how far each is, and how many hold the filters in all, as of a moment (monotonic)."""
 
     entries: list[Entry]
     latencies: list[Latency]
     total: int
+    at_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +177,11 @@ def rows_of(columns: Columns, classes: Mask) -> Rows:
     return np.flatnonzero(classes.take(columns.class_of[: columns.size]))
 
 
+def rows_matching(columns: Columns, found: Matching) -> Rows:
+    """The rows of the nodes that hold every filter, ascending."""
+    return found.rows if found.rows is not None else rows_of(columns, found.classes)
+
+
 def left_out(columns: Columns, filters: Iterable[Filter]) -> dict[str, int]:
     """How many nodes each filter leaves out of those that the filters before it left in."""
     mask = columns.everything().take(columns.class_of[: columns.size])
@@ -248,7 +256,7 @@ class Finder:
     def __init__(self, directory: Directory, aliases: Mapping[str, str]) -> None:
         self._directory = directory
         self._aliases = aliases
-        self._kept: dict[tuple[str, str, str, int], tuple[int, float, Found]] = {}
+        self._kept: dict[tuple[str, str, str, int], tuple[int, Found]] = {}
 
     def discover(
         self,
@@ -261,6 +269,20 @@ class Finder:
     ) -> Found:
         """The best `query.limit` nodes. `question` identifies the query; `now` is monotonic; `seed` decides among
         equals; `caller` is the node that asks."""
+        near, known = self._near(query, caller_region, caller)
+        key = (question, near.region, known, seed)
+        kept = self._kept.get(key)
+        revision = self._directory.revision
+        if kept is not None and kept[0] == revision and now - kept[1].at_s < ORDER_FRESH_S:
+            return kept[1]
+        found = self._search(query, near, now, seed)
+        if len(self._kept) >= CACHE_SIZE:
+            self._kept.clear()
+        self._kept[key] = revision, found
+        return found
+
+    def _near(self, query: DiscoverQuery, caller_region: str, caller: str | None) -> tuple[Near, str]:
+        """What to be near to; and whose round trips it goes by, for two callers with none are answered alike."""
         directory = self._directory
         region = preferred_region(query, directory, caller_region, self._aliases)
         there = query.nearest if query.nearest and directory.get(query.nearest) is not None else None
@@ -268,162 +290,161 @@ class Finder:
             there = caller
         vector = directory.vector_of(there) if there else {}
         pairs = directory.pairs_of(there) if there else {}
-        if there and (vector or pairs):
-            pairs |= directory.rows_of({there: 0.0})  # to itself
+        known = there if there and (vector or pairs) else ""
+        if known:
+            pairs |= directory.rows_of({known: 0.0})  # to itself
         if isinstance(query, DiscoverQuestion):
             vector = query.registry_rtt_ms or vector
             pairs |= directory.rows_of(query.node_rtt_ms or {})
-        key = (question, region, there if there and (vector or pairs) else "", seed)
-        kept = self._kept.get(key)
-        revision = directory.revision
-        if kept is not None and kept[0] == revision and now - kept[1] < ORDER_FRESH_S:
-            return kept[2]
-        found = self._search(query, Near(region, vector, pairs), now, seed)
-        if len(self._kept) >= CACHE_SIZE:
-            self._kept.clear()
-        self._kept[key] = (revision, now, found)
-        return found
+        return Near(region, vector, pairs), known
 
     def _search(self, query: DiscoverQuery, near: Near, now: float, seed: int) -> Found:
-        directory = self._directory
-        held = matching(directory.columns, filters_of(query, "online", self._aliases))
+        held = matching(self._directory.columns, filters_of(query, "online", self._aliases))
         if not held.total:
-            return Found([], [], 0)
-        order = Order(directory, held, near, prefers=query.prefer_region is not None, now=now)
-        if query.max_latency_ms is not None:
-            order.leave_out_beyond(query.max_latency_ms)
+            return Found([], [], 0, now)
+        order = Order(self._directory, held, near, query, now)
         sort = "latency" if query.latency == "min" and query.sort is None else query.sort
         entries = order.by_id(query.limit) if sort == "node_id" else order.best(sort, query.limit, seed)
-        return Found(entries, [order.latency(entry.row) for entry in entries], order.total)
+        return Found(entries, order.latencies(entries), order.total, now)
 
-    def explain(self, query: DiscoverQuery) -> dict[str, Any]:
+    def explain(self, query: DiscoverQuery, caller_region: str, caller: str | None = None) -> dict[str, Any]:
         """How many nodes each filter leaves out, and of the node that is asked about, why it is left out."""
-        columns, filters = self._directory.columns, filters_of(query, "online", self._aliases)
+        directory, columns = self._directory, self._directory.columns
+        filters = filters_of(query, "online", self._aliases)
         told: dict[str, Any] = {"left_out": left_out(columns, filters)}
+        beyond: frozenset[int] = frozenset()
+        if query.max_latency_ms is not None:
+            near, _ = self._near(query, caller_region, caller)
+            rows = rows_matching(columns, matching(columns, filters))
+            _, shown = Distances(columns, near).to(rows)
+            beyond = frozenset(rows.compress(shown > query.max_latency_ms).tolist())
+            if beyond:
+                told["left_out"]["max_latency_ms"] = len(beyond)
         if query.node_id is not None:
-            entry = self._directory.get(query.node_id)
-            if entry is None:
-                told["node"] = {"node_id": query.node_id, "known": False}
-            else:
+            entry = directory.get(query.node_id)
+            told["node"] = {"node_id": query.node_id, "known": entry is not None}
+            if entry is not None:
                 reasons = failing(columns, filters, entry.row)
-                told["node"] = {"node_id": entry.node_id, "known": True, "left_out_by": reasons, "matches": not reasons}
+                reasons += ["max_latency_ms"] if entry.row in beyond else []
+                told["node"] |= {"left_out_by": reasons, "matches": not reasons}
         return told
 
 
 class Order:
-    """The order of nodes that hold every filter; see ranking.py."""
+    """The order of nodes that hold every filter; see ranking.py. `total`: how many there are."""
 
-    def __init__(self, directory: Directory, held: Matching, near: Near, *, prefers: bool, now: float) -> None:
-        self._directory, self._columns = directory, directory.columns
-        self._held, self._now = held, now
+    def __init__(self, directory: Directory, held: Matching, near: Near, query: DiscoverQuery, now: float) -> None:
+        self._directory, self._columns, self._now = directory, directory.columns, now
+        self._classes, self.total = held.classes, held.total
         columns, region = self._columns, near.region
-        far_ms = ranking.ELSEWHERE_MS + (ranking.ANOTHER_REGION if prefers else 0.0)
-        latency = columns.table("region", lambda name: ranking.SAME_REGION_MS if name == region else far_ms)
+        dense = held.rows is None and held.total * _SPARSE >= columns.size
+        self._rows = None if dense else rows_matching(columns, held)  # None: every row there is
+        far_ms = ranking.ELSEWHERE_MS + (ranking.ANOTHER_REGION if query.prefer_region is not None else 0.0)
+        latency = columns.chosen("region", (region,), ranking.SAME_REGION_MS, far_ms)
         self._latency: Floats = columns.by_class("region", latency)
-        self._distances = Distances(columns, near) if near.vector or near.pairs else None
-        worse = columns.table("status", lambda status: 0.0 if status == "online" else ranking.NOT_ONLINE)
-        self._worse: Floats | None = columns.by_class("status", worse) if worse.any() else None
-        self._vouched = columns.table("home", lambda home: directory.vouched(*home), np.float64)
+        worse = columns.chosen("status", ("online",), 0.0, ranking.NOT_ONLINE)
+        self._worse: Floats = columns.by_class("status", worse)
+        self._vouched = columns.table("home", lambda home: directory.vouched(*home), math.inf, np.float64)
         lost = (self._vouched < 0).astype(np.float32) * np.float32(ranking.NOT_HEARD_OF)
         if lost.any():
-            self._worse = columns.by_class("home", lost) + (0 if self._worse is None else self._worse)
+            self._worse = self._worse + columns.by_class("home", lost)
+        self._pairs, self._ranked, self._shown = near.pairs, _NOTHING_KNOWN, _NOTHING_KNOWN
+        if near.vector or near.pairs:
+            self._ranked, self._shown = Distances(columns, near).to(self._rows)
+            if query.max_latency_ms is not None:
+                self._leave_out_beyond(query.max_latency_ms)
 
-    @property
-    def total(self) -> int:
-        """How many hold the filters."""
-        return self._held.total
-
-    def latency(self, row: int) -> Latency:
-        """How far a node is."""
-        return self._distances.of(row) if self._distances is not None else Latency()
-
-    def leave_out_beyond(self, most_ms: float) -> None:
-        """Leave out who is known to be farther away."""
-        if self._distances is not None:
-            held = self._held
-            rows = held.rows if held.rows is not None else rows_of(self._columns, held.classes)
-            _, shown = self._distances.to(rows)
-            near = rows.compress(~(shown > most_ms))
-            self._held = Matching(held.classes, near, len(near))
+    def latencies(self, entries: Iterable[Entry]) -> list[Latency]:
+        """How far nodes of the answer are."""
+        if not len(self._shown):
+            return [Latency() for _ in entries]
+        found = []
+        for entry in entries:
+            place = entry.row if self._rows is None else int(np.searchsorted(self._rows, entry.row))
+            ms = float(self._shown[place])
+            source = "measured" if entry.row in self._pairs else "estimated"
+            found.append(Latency(round(ms, 2), source) if ms == ms else Latency())
+        return found
 
     def best(self, sort: str | None, limit: int, seed: int) -> list[Entry]:
         """The first ones. `sort`: by one fact before anything else."""
-        rows, costs = self._costs()
-        keys = costs if sort is None else self._keys(sort, rows)
+        rows = self._rows
+        costs = self._costs()
+        keys = costs if sort is None else self._keys(sort)
+        windows = self._directory.windows
+        latest = ranking.most_silence_cost(windows.heartbeat_interval_s, windows.degraded_after_s)
         width = ranking.EQUAL_MS if sort is None else 0.0
         places = ranking.best(
-            keys, costs, limit, seed, width, lambda places: self._late(places if rows is None else rows.take(places))
-        )
+            keys, costs, limit, seed, width,
+            lambda places: self._late(places if rows is None else rows.take(places)), latest,
+        )  # fmt: skip
         chosen = places if rows is None else rows.take(places)
         return [self._directory.at(row) for row in chosen.tolist()]
 
     def by_id(self, limit: int) -> list[Entry]:
         """In the order of ids; those of a registry that cannot be heard of last."""
-        rows = self._held.rows if self._held.rows is not None else rows_of(self._columns, self._held.classes)
-        lost = self._spread(self._worst(), rows) >= ranking.NOT_HEARD_OF
+        rows = self._rows if self._rows is not None else rows_of(self._columns, self._classes)
+        lost = self._spread(self._worse, rows) >= ranking.NOT_HEARD_OF
         found: list[Entry] = []
         for part in (rows.compress(~lost), rows.compress(lost)):
-            some = Matching(self._held.classes, part, len(part))
+            some = Matching(self._classes, part, len(part))
             found += in_order_of_ids(self._directory, some, most=limit - len(found)) if len(found) < limit else []
         return found
 
-    def _worst(self) -> Floats:
-        """By class, what makes its nodes come after all others; a copy."""
-        return np.zeros(self._columns.classes, np.float32) if self._worse is None else self._worse.copy()
+    def _leave_out_beyond(self, most_ms: float) -> None:
+        """Leave out who is known to be farther away."""
+        rows = self._rows if self._rows is not None else rows_of(self._columns, self._classes)
+        shown = self._shown if self._rows is not None else self._shown.take(rows)
+        ranked = self._ranked if self._rows is not None else self._ranked.take(rows)
+        near = ~(shown > most_ms)
+        self._rows, self._shown, self._ranked = rows.compress(near), shown.compress(near), ranked.compress(near)
+        self.total = len(self._rows)
 
-    def _costs(self) -> tuple[Rows | None, Floats]:
-        """Rows, and the cost of each; without rows, that of every row there is, infinite for all others."""
-        columns, held = self._columns, self._held
-        by_class = self._latency if self._worse is None else self._latency + self._worse
-        if held.rows is None and held.total * _SPARSE >= columns.size:
-            by_class = np.where(held.classes, by_class, _NOBODY)
-            return None, self._measured(self._spread(by_class, None), None) + columns.base[: columns.size]
-        rows = held.rows if held.rows is not None else rows_of(columns, held.classes)
-        return rows, self._measured(self._spread(by_class, rows), rows) + columns.base.take(rows)
+    def _costs(self) -> Floats:
+        """The cost of each row; of every row there is, infinite for those that do not hold the filters."""
+        costs = self._spread(self._masked(self._latency + self._worse), self._rows)
+        base = self._columns.base
+        return self._measured(costs) + (base[: self._columns.size] if self._rows is None else base.take(self._rows))
 
-    def _measured(self, costs: Floats, rows: Rows | None) -> Floats:
+    def _masked(self, by_class: Floats) -> Floats:
+        return np.where(self._classes, by_class, _NOBODY) if self._rows is None else by_class
+
+    def _measured(self, costs: Floats) -> Floats:
         """Costs with what is known of distances in place of what regions let expect."""
-        if self._distances is None:
+        if not len(self._ranked):
             return costs
-        ranked, _ = self._distances.to(rows)
-        expected = self._spread(self._latency, rows, plain=True)
-        better = np.where(np.isnan(ranked), _NONE, ranked - np.minimum(expected, ranking.ELSEWHERE_MS))
-        known: Floats = costs + better
+        columns, rows = self._columns, self._rows
+        expected = np.minimum(self._latency, np.float32(ranking.ELSEWHERE_MS))
+        class_of = columns.class_of[: columns.size] if rows is None else columns.class_of.take(rows)
+        known: Floats = costs + np.where(np.isnan(self._ranked), _NONE, self._ranked - expected.take(class_of))
         return known
 
     def _late(self, rows: Rows) -> Floats:
         """What silence adds. Of other registries' nodes each heartbeat is not known here."""
         columns, us = self._columns, self._directory.registry_id
-        ours = columns.table("home", lambda home: float(home[0] == us))
+        ours = columns.table("home", lambda home: float(home[0] == us), 0.0)
         silence_s = (self._now - columns.heard_s.take(rows)) * columns.by_row("home", ours, rows)
         return ranking.silence_cost(silence_s, self._directory.windows.heartbeat_interval_s)
 
-    def _keys(self, sort: str, rows: Rows | None) -> Floats:
+    def _keys(self, sort: str) -> Floats:
         """What is asked to come first, smaller is better, behind what is worse in kind."""
-        columns = self._columns
-        worse = self._worst()
-        if rows is None:
-            worse[~self._held.classes] = _NOBODY
+        columns, rows = self._columns, self._rows
         if sort == "latency":
-            return self._measured(self._spread(worse + self._latency, rows), rows)
-        name = sort if sort == "load" else f"{sort}_gb"
-        column = columns.numbers[name]
+            return self._measured(self._spread(self._masked(self._worse + self._latency), rows))
+        column = columns.numbers[sort if sort == "load" else f"{sort}_gb"]
         values = column[: columns.size] if rows is None else column.take(rows)
-        unknown = np.isnan(values)
         if sort == "load":
-            values = np.where(unknown, _ONE, values) * np.float32(ranking.LOAD_SPREAD)
+            values = np.where(np.isnan(values), _ONE, values).clip(0, 1) * np.float32(ranking.LOAD_SPREAD)
         else:
-            values = np.float32(ranking.MOST_GB) - np.where(unknown, _NONE, values).clip(0, ranking.MOST_GB)
-        keys: Floats = self._spread(worse, rows) + values
+            values = np.float32(ranking.MOST_GB) - np.where(np.isnan(values), _NONE, values).clip(0, ranking.MOST_GB)
+        keys: Floats = self._spread(self._masked(self._worse), rows) + values
         return keys
 
-    def _spread(self, by_class: Floats, rows: Rows | None, *, plain: bool = False) -> Floats:
+    def _spread(self, by_class: Floats, rows: Rows | None) -> Floats:
         """What classes have, for rows; and whether the word on a node is vouched for, where its class cannot tell."""
         columns = self._columns
         class_of = columns.class_of[: columns.size] if rows is None else columns.class_of.take(rows)
         spread: Floats = by_class.take(class_of)
-        if plain:
-            return spread
         mixed = (self._vouched >= 0) & (self._vouched < np.inf)
         if mixed.any():
             said = columns.said_seq[: columns.size] if rows is None else columns.said_seq.take(rows)
@@ -438,10 +459,10 @@ class Distances:
 
     def __init__(self, columns: Columns, near: Near) -> None:
         self._columns, self._near = columns, near
-        self._home = columns.table("home", lambda home: near.vector.get(home[0], math.nan) + AT_HOME_MS)
+        self._home = columns.table("home", lambda home: near.vector.get(home[0], math.nan) + AT_HOME_MS, math.nan)
 
     def to(self, rows: Rows | None) -> tuple[Floats, Floats]:
-        """(what to rank by, what to show) of these rows, or of all; NaN where nothing is known."""
+        """(what to rank by, what to show) of these rows, which ascend, or of all; NaN where nothing is known."""
         columns, near = self._columns, self._near
         size = columns.size if rows is None else len(rows)
         vectors = {
@@ -450,19 +471,11 @@ class Distances:
             if (column := columns.vectors.column(name)) is not None
         }
         ranked, shown = estimates(vectors, near.vector, size)
-        by_home = columns.by_row("home", self._home, np.arange(size) if rows is None else rows)
-        unknown = np.isnan(shown)
-        ranked, shown = np.where(unknown, by_home, ranked), np.where(unknown, by_home, shown)
+        unknown = np.flatnonzero(np.isnan(shown))
+        by_home = columns.by_row("home", self._home, unknown if rows is None else rows.take(unknown))
+        ranked[unknown], shown[unknown] = by_home, by_home
         for row, ms in near.pairs.items():
             place = row if rows is None else int(np.searchsorted(rows, row))
             if place < size and (rows is None or rows[place] == row):
                 ranked[place] = shown[place] = ms
         return ranked, shown
-
-    def of(self, row: int) -> Latency:
-        """How far one node is."""
-        if row in self._near.pairs:
-            return Latency(round(self._near.pairs[row], 2), "measured")
-        _, shown = self.to(np.array([row]))
-        ms = float(shown[0])
-        return Latency(round(ms, 2), "estimated") if ms == ms else Latency()

@@ -13,7 +13,7 @@ A node that lies about its round trips moves itself and nobody else: no other no
 Round trips that no network has are left out, and counted.
 """
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import Any
 
 import numpy as np
@@ -24,19 +24,20 @@ from registry.names import LONGEST_RTT_MS
 Floats = NDArray[np.float32]
 
 MOST_REGISTRIES = 32  # a vector; more registries than that tell nothing new about where a node is
+MOST_COMPARED = 8  # registries of it, the nearest: each costs a pass over all nodes
 MOST_PAIRS = 32  # nodes that one node has measured itself: the first ten of some answers
 AT_HOME_MS = 10.0  # to its home registry, of a node whose round trips are not known here
 
 
-def believed(values: Any, most: int) -> tuple[dict[str, float], int]:
-    """The round trips in what a node reported, by name, and how many were left out."""
+def believed(values: Any, most: int, names: Container[str] | None = None) -> tuple[dict[str, float], int]:
+    """The round trips in what a node reported, by name, and how many were left out. `names`: there are no others."""
     if not isinstance(values, dict):
         return {}, int(values is not None)
     found: dict[str, float] = {}
     left_out = 0
     for name, value in values.items():
         fine = type(value) in (int, float) and 0 <= value <= LONGEST_RTT_MS and len(name) <= 255
-        if fine and len(found) < most:
+        if fine and (names is None or name in names) and len(found) < most:
             found[name] = float(value)
         else:
             left_out += 1
@@ -49,21 +50,25 @@ class Vectors:
     def __init__(self, rows: int) -> None:
         self._rows = rows
         self._of: dict[str, Floats] = {}
+        self._used: dict[str, int] = {}  # rows that have measured it
 
     def set(self, row: int, vector: Mapping[str, float]) -> int:
         """A node's vector as it is now; how many of its registries there was no room for."""
-        for each in self._of.values():
-            each[row] = np.nan
+        for name, column in list(self._of.items()):
+            if column[row] == column[row] and name not in vector:
+                column[row] = np.nan
+                self._used[name] -= 1
+                if not self._used[name]:
+                    del self._of[name], self._used[name]
         left_out = 0
         for name, value in vector.items():
-            column = self._of.get(name)
-            if column is None:
-                if len(self._of) >= MOST_REGISTRIES:
-                    self._forget_empty()
+            if name not in self._of:
                 if len(self._of) >= MOST_REGISTRIES:
                     left_out += 1
                     continue
-                column = self._of[name] = np.full(self._rows, np.nan, np.float32)
+                self._of[name], self._used[name] = np.full(self._rows, np.nan, np.float32), 0
+            column = self._of[name]
+            self._used[name] += bool(column[row] != column[row])
             column[row] = value
         return left_out
 
@@ -82,25 +87,24 @@ class Vectors:
         """The round trips of all rows to one registry."""
         return self._of.get(name)
 
-    def _forget_empty(self) -> None:
-        for name in [name for name, column in self._of.items() if np.isnan(column).all()]:
-            del self._of[name]
-
 
 def estimates(vectors: Mapping[str, Floats], there: Mapping[str, float], count: int) -> tuple[Floats, Floats]:
     """(what to rank by, what to show) between each of `count` nodes and one whose vector is `there`, in
     milliseconds; NaN where the two have measured no registry in common. `vectors`: the nodes' round trips by
     registry."""
     least = np.full(count, np.inf, np.float32)
-    apart = np.zeros(count, np.float32)
-    common = np.zeros(count, np.float32)
-    for name, value in there.items():
+    apart, common = np.zeros(count, np.float32), np.zeros(count, np.float32)
+    difference, total = np.empty(count, np.float32), np.empty(count, np.float32)
+    for name in sorted(there, key=there.__getitem__)[:MOST_COMPARED]:
         column = vectors.get(name)
         if column is None:
             continue
-        known = ~np.isnan(column)
-        least = np.fmin(least, column + np.float32(value))
-        apart += np.where(known, np.abs(column - np.float32(value)), np.float32(0))
+        np.subtract(column, np.float32(there[name]), out=difference)
+        np.add(column, np.float32(there[name]), out=total)
+        np.fmin(least, total, out=least)
+        np.abs(difference, out=difference)
+        known = difference == difference
+        np.add(apart, difference, out=apart, where=known)
         common += known
     with np.errstate(divide="ignore", invalid="ignore"):
         shown = np.where(common > 0, least, np.float32(np.nan))

@@ -19,6 +19,7 @@ by 0.1 to change a cost, so that answers do not flap with every heartbeat.
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,16 +55,45 @@ def settled_load(before: float | None, now: float | None) -> float | None:
     return now if abs(now - before) >= LOAD_STEP else before
 
 
-def best(keys: Floats, costs: Floats, limit: int, seed: int, width: float, late: Callable[[Rows], Floats]) -> Rows:
+def best(
+    keys: Floats,
+    costs: Floats,
+    limit: int,
+    seed: int,
+    width: float,
+    late: Callable[[Rows], Floats],
+    latest: float = 0.0,
+) -> Rows:
     """The places of the least keys, in order. Keys of which the same multiple of `width` is the last below are
-    equal (0: only equal ones are): then the cost decides, with what `late` adds for silence, and among equal ones
-    the lot. Keys of infinity are of no candidate."""
-    places = candidates(keys, 2 * limit, width)
-    steps, extra = keys.take(places), late(places)
+    equal (0: only equal ones are): then the cost decides, and among equal ones the lot. `late` is what silence adds
+    to some, `latest` the most that it does. Keys of infinity are of no candidate."""
+    places = candidates(keys, limit, width, latest if width else 0.0)
+    found, extra = keys.take(places), late(places)
     if width:
-        steps = np.floor((steps + extra) / width)
-    order = (lot(places, seed), np.floor((costs.take(places) + extra) / EQUAL_MS), steps)
-    return places.take(np.lexsort(order)[:limit])
+        found = np.floor((found + extra) / width)
+    steps = np.floor((costs.take(places) + extra) / EQUAL_MS).astype(np.int64)
+    then = (steps << 32) | lot(places, seed)
+    if len(places) > 8 * limit:
+        kept = _first(found, then, limit)
+        places, found, then = places[kept], found[kept], then[kept]
+    return places.take(np.lexsort((then, found))[:limit])
+
+
+def _first(steps: NDArray[Any], then: NDArray[Any], limit: int) -> Rows:
+    """Where the least steps are; of those that are equal to the last of them, the least by the second number. Many
+    nodes may be equal, and to sort them all would take long."""
+    last = np.partition(steps, limit - 1)[limit - 1]
+    sure, tied = np.flatnonzero(steps < last), np.flatnonzero(steps == last)
+    room = limit - len(sure)
+    if len(tied) > room:
+        bound = np.partition(then.take(tied), room - 1)[room - 1]
+        tied = tied.compress(then.take(tied) <= bound)
+    return np.concatenate((sure, tied))
+
+
+def most_silence_cost(interval_s: float, degraded_after_s: float) -> float:
+    """The most that silence adds to a node that is called online."""
+    return max(0.0, degraded_after_s - SILENT_AFTER_INTERVALS * interval_s) * SILENCE_MS_PER_S
 
 
 def silence_cost(silence_s: NDArray[np.float64], interval_s: float) -> Floats:
@@ -78,14 +108,15 @@ def lot(rows: Rows, seed: int) -> NDArray[np.uint32]:
     return mixed ^ (mixed >> np.uint32(15))
 
 
-def candidates(keys: Floats, limit: int, width: float) -> Rows:
-    """The places among which are the `limit` least keys, and all that are equal to the last of them."""
-    rows = np.flatnonzero(keys < _end_of(_guess(keys, limit), width))
+def candidates(keys: Floats, limit: int, width: float, more: float = 0.0) -> Rows:
+    """The places among which are the `limit` least keys, all that are equal to the last of them, and all that are
+    greater by up to `more`."""
+    rows = np.flatnonzero(keys < _end_of(_guess(keys, limit), width) + more)
     if len(rows) < limit:  # the guess was too low
-        rows = np.flatnonzero(keys < _end_of(_exact(keys, limit), width))
+        rows = np.flatnonzero(keys < _end_of(_exact(keys, limit), width) + more)
     if len(rows) > 8 * limit:
         found = keys.take(rows)
-        rows = rows.compress(found < _end_of(_exact(found, limit), width))
+        rows = rows.compress(found < _end_of(_exact(found, limit), width) + more)
     return rows
 
 

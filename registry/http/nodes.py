@@ -128,9 +128,12 @@ class NodeHandlers:
             await self._registry.seen(query.min_version)
             question = repr(query.model_copy(update={"min_version": None}))
         region, lot = self._caller_region(who.node_id), self._dice.randrange(LOTS)
-        found = self._finder.discover(query, question, region, self._clock.monotonic(), lot, who.node_id)
-        as_of = iso(self._clock.wall_ms()).encode()
-        why = b',"explain":' + orjson.dumps(self._finder.explain(query)) if query.explain else b""
+        now_s = self._clock.monotonic()
+        found = self._finder.discover(query, question, region, now_s, lot, who.node_id)
+        as_of = iso(self._clock.wall_ms() - int((now_s - found.at_s) * 1000)).encode()
+        why = b""
+        if query.explain:
+            why = b',"explain":' + orjson.dumps(self._finder.explain(query, region, who.node_id))
         tail = b'"total":%d,"query":%b,"as_of":"%b"%b}' % (found.total, query.echo, as_of, why)
         return _listing(found.entries, [_latency_piece(*latency) for latency in found.latencies], tail)
 

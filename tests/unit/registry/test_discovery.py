@@ -306,10 +306,10 @@ def test_the_answer_is_the_references(
         assert set(given_ids) <= held
         keys = {node_id: reference_key(shown[node_id], query) for node_id in held}
         assert [keys[node_id] for node_id in given_ids] == sorted(keys.values())[: query.limit]
-        explained = Finder(directory, ALIASES).explain(query)
+        explained = Finder(directory, ALIASES).explain(query, "eu")
         assert sum(explained["left_out"].values()) == len(shown) - len(held)
         for node_id in shown:
-            told = Finder(directory, ALIASES).explain(query.model_copy(update={"node_id": node_id}))["node"]
+            told = Finder(directory, ALIASES).explain(query.model_copy(update={"node_id": node_id}), "eu")["node"]
             assert told["matches"] is (node_id in held)
         random.shuffle(numbered)
 
@@ -392,6 +392,44 @@ def test_a_node_that_has_missed_its_heartbeat_comes_after_its_equals() -> None:
         directory.beat(f"n{index}", b"{}", NOW_MS + 60_000, 60.0)
     answer = Finder(directory, ALIASES).discover(ask(limit=20), "q", "eu", 75.0)
     assert {e.node_id for e in answer.entries} == {f"n{index}" for index in range(20)}
+
+
+def test_a_thousand_that_have_fallen_silent_do_not_hide_those_that_are_alive() -> None:
+    directory = Directory(WINDOWS, 0.0, HOME)
+    for index in range(600):
+        directory.put(record(f"n{index}", region="eu"), index + 1, 0.0)
+        idle = b'{"cpu_percent":0}' if index < 300 else b'{"cpu_percent":35}'  # 12 ms worse
+        directory.beat(f"n{index}", idle, NOW_MS, 0.0 if index < 300 else 84.0)
+    answer = Finder(directory, ALIASES).discover(ask(limit=20), "q", "eu", 85.0)
+    assert all(int(e.node_id[1:]) >= 300 for e in answer.entries)
+
+
+def test_a_bound_is_what_a_column_holds_of_it() -> None:
+    directory = Directory(WINDOWS, 0.0, HOME)
+    directory.put(record("n", capabilities={"gpus": [{"vram_gb": 24.3}]}), 1, 0.0)
+    directory.beat("n", b'{"cpu_percent":10}', NOW_MS, 0.0)
+    query = ask(min_vram_gb=24.3, max_load=0.1, node_id="n")
+    finder = Finder(directory, ALIASES)
+    assert finder.discover(query, "q", "eu", 0.0).total == 1
+    assert finder.explain(query, "eu") == {
+        "left_out": {}, "node": {"node_id": "n", "known": True, "left_out_by": [], "matches": True},
+    }  # fmt: skip
+
+
+def test_many_equals_are_not_all_sorted_and_each_has_its_turn() -> None:
+    costs = np.zeros(50_000, np.float32)
+    first = [ranking.best(costs, costs, 20, seed, ranking.EQUAL_MS, lambda rows: np.zeros(len(rows), np.float32))[0]
+             for seed in range(50)]  # fmt: skip
+    assert len(set(first)) > 40
+
+
+def test_what_a_node_invents_of_its_load_is_no_more_than_idle_or_busy() -> None:
+    directory = Directory(WINDOWS, 0.0, HOME)
+    directory.put(at_home(record("lost", region="eu"), "there"), 1, 0.0)
+    directory.put(record("here", region="eu"), 2, 0.0)
+    for node_id, load in (("lost", b'{"cpu_percent":-1e9}'), ("here", b'{"cpu_percent":1e9}')):
+        directory.beat(node_id, load, NOW_MS, 0.0)
+    assert found(directory, ask(sort="load")) == ["here", "lost"]
 
 
 COSTS = st.floats(0, 1e5, width=32)

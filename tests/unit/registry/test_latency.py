@@ -90,6 +90,8 @@ VECTORS = {
 
 def world(**vectors: dict[str, float]) -> Directory:
     directory = Directory(Windows(30, 90, 300), 0.0, HOME)
+    for name in ("eu", "us"):
+        directory.hear(name, reachable=True, age_s=0.0, now_ms=NOW_MS, generation=1, known=())
     for version, (node_id, vector) in enumerate({**VECTORS, **vectors}.items(), 1):
         directory.put(record(node_id, region="eu"), version, 0.0)
         metrics = {"cpu_percent": 0, "registry_rtt_ms": vector}
@@ -154,3 +156,16 @@ def test_a_lie_moves_the_liar_and_nobody_else() -> None:
     strange.beat("abroad", orjson.dumps(metrics), NOW_MS + 1, 0.0, metrics)
     assert strange.rtts_left_out == 3
     assert ("abroad", None, None) in answer(strange)
+    invented = {f"invented-{number}": 1.0 for number in range(MOST_REGISTRIES)}
+    strange.beat("abroad", orjson.dumps({"registry_rtt_ms": invented}), NOW_MS + 2, 0.0, {"registry_rtt_ms": invented})
+    assert strange.vector_of("me") == VECTORS["me"], "nor does it take the place of what others measured"
+    strange.put(record("abroad", region="eu"), 500, 0.0)
+    assert strange.rtts_left_out == 3 + MOST_REGISTRIES, "counted when they come, not with each write"
+
+
+def test_what_is_too_far_is_explained() -> None:
+    directory = world()
+    query = parse(DiscoverQuestion, {"max_latency_ms": 50, "node_id": "abroad"})
+    told = Finder(directory, ALIASES).explain(query, "eu", "me")
+    assert told["left_out"] == {"max_latency_ms": 1}
+    assert told["node"] == {"node_id": "abroad", "known": True, "left_out_by": ["max_latency_ms"], "matches": False}
