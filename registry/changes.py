@@ -6,17 +6,17 @@ encoded once for everybody.
 """
 
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
 import orjson
 
 from registry.directory import Directory, Entry
-from registry.discovery import Filter, Matching, admits, in_order_of_ids, matching, rows_of
+from registry.discovery import ByNumber, Filter, Matching, admits, in_order_of_ids, matching, rows_of
 
 KEPT = 20_000  # changes; at 500 a second what a watcher may miss in forty seconds
-SNAPSHOT_NODES = 100  # an event: about 200 KB
+SNAPSHOT_NODES, SNAPSHOT_BYTES = 100, 2**18  # at most in one event, but for one node that is larger
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +24,10 @@ class Batch:
     """Nodes that changed since the last batch, each with the number of its newest change."""
 
     numbers: Mapping[str, int]
+
+    def first(self, count: int) -> "Batch":
+        """So many of them, the oldest ones."""
+        return Batch(dict(islice(self.numbers.items(), count)))
 
 
 class Changes:
@@ -60,8 +64,11 @@ class Changes:
 
     def after(self, number: int) -> Batch:
         """What changed after a place that is still kept."""
-        newest_first = islice(reversed(self._kept), self._number - number)
-        return Batch({node_id: at for at, node_id in reversed(list(newest_first))})
+        found: dict[str, int] = {}
+        for at, node_id in islice(reversed(self._kept), self._number - number):
+            found.setdefault(node_id, at)
+        # By the newest change of each: who has seen the first of them lacks just the rest.
+        return Batch(dict(reversed(found.items())))
 
     def batch(self) -> Batch:
         """What changed since this was asked the last time."""
@@ -71,20 +78,21 @@ class Changes:
 
 
 class Audience:
-    """Those who watch with the same filters; which nodes they have been shown."""
+    """Those who watch with the same filters; which nodes one of them may have been shown."""
 
     def __init__(self, directory: Directory, filters: Sequence[Filter]) -> None:
         self._directory = directory
         self._filters = filters
-        self._members: set[str] | None = None  # none was shown anything yet
+        self._shares = not any(isinstance(each, ByNumber) for each in filters)  # numbers change without a change
+        self._members: set[str] | None = None
         self._snapshot: tuple[int, list[Entry]] | None = None
 
     def snapshot(self, number: int) -> Sequence[Entry]:
         """Everything that matches now, by id. `number`: of the newest change; many who come at once share one."""
-        self._shown()
-        if self._snapshot is None or self._snapshot[0] != number:
+        if self._snapshot is None or self._snapshot[0] != number or not self._shares:
             found = matching(self._directory.columns, self._filters)
             self._snapshot = number, in_order_of_ids(self._directory, found, found.total)
+            self._shown().update([entry.node_id for entry in self._snapshot[1]])
         return self._snapshot[1]
 
     def told(self, batch: Batch, changes: Changes, encoded: dict[str, bytes]) -> bytes:
@@ -105,12 +113,18 @@ class Audience:
                 events.append(removal(node_id, changes.cursor(number)))
         return b"".join(events)
 
-    def missed(self, batch: Batch, changes: Changes) -> bytes:
-        """What a watcher that comes back has missed: of each node how it stands, or that it is not among them."""
-        standing, gone = self.split(batch)
-        events = {entry.node_id: upsert(entry, changes.cursor(batch.numbers[entry.node_id])) for entry in standing}
-        events |= {node_id: removal(node_id, changes.cursor(batch.numbers[node_id])) for node_id in gone}
-        return b"".join([events[node_id] for node_id in batch.numbers])
+    def missed(self, batch: Batch, changes: Changes) -> Iterator[bytes]:
+        """What a watcher that comes back has missed: of each node how it stands, or that it is not among them. In
+        pieces; nothing of it is looked at before its piece is asked for."""
+        self._shown()  # now: what changes meanwhile is told of those that it has been shown
+        ids = list(batch.numbers)
+        for start in range(0, len(ids), SNAPSHOT_NODES):
+            part = Batch({node_id: batch.numbers[node_id] for node_id in ids[start : start + SNAPSHOT_NODES]})
+            standing, gone = self.split(part)
+            self._shown().update([entry.node_id for entry in standing])
+            events = {each.node_id: upsert(each, changes.cursor(part.numbers[each.node_id])) for each in standing}
+            events |= {node_id: removal(node_id, changes.cursor(part.numbers[node_id])) for node_id in gone}
+            yield b"".join([events[node_id] for node_id in part.numbers])
 
     def split(self, batch: Batch) -> tuple[list[Entry], list[str]]:
         """The same for who asks now and then: what stands, and the ids of what does not."""
@@ -148,12 +162,18 @@ def removal(node_id: str, cursor: str) -> bytes:
     return b"event: remove\nid: %b\ndata: %b\n\n" % (cursor.encode(), orjson.dumps({"node_id": node_id}))
 
 
-def snapshot(entries: Sequence[Entry], cursor: str | None) -> bytes:
-    """Some of the nodes that match; the last of these events has the cursor."""
-    place = b"" if cursor is None else b"id: %b\n" % cursor.encode()
-    nodes = b",".join([entry.fragment() + b"}" for entry in entries])
-    more = b"true" if cursor is None else b"false"
-    return b'event: snapshot\n%bdata: {"nodes":[%b],"more":%b}\n\n' % (place, nodes, more)
+def snapshots(entries: Sequence[Entry], cursor: str) -> Iterator[bytes]:
+    """Nodes that match, in as many events as it takes; the last of them has the cursor."""
+    pieces: list[bytes] = []
+    size = 0
+    for entry in entries:
+        piece = entry.fragment() + b"}"
+        if pieces and (len(pieces) == SNAPSHOT_NODES or size + len(piece) > SNAPSHOT_BYTES):
+            yield b'event: snapshot\ndata: {"nodes":[%b],"more":true}\n\n' % b",".join(pieces)
+            pieces, size = [], 0
+        pieces.append(piece)
+        size += len(piece)
+    yield b'event: snapshot\nid: %b\ndata: {"nodes":[%b],"more":false}\n\n' % (cursor.encode(), b",".join(pieces))
 
 
 def resync(cursor: str) -> bytes:

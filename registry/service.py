@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import orjson
 
+from federation.writes import Token
 from registry import measurements
 from registry.auth import Allowlist, Authenticator
 from registry.clock import Clock
@@ -29,6 +30,7 @@ from registry.node import (
     patched,
     registered,
     replaced,
+    token_text,
 )
 from registry.ports import Store, StoreUnavailable
 from registry.writer import Position, Writer
@@ -137,7 +139,7 @@ class Registry:
             record = replace(record, key_hash=key[1])
         try:
             beat = self._metrics_of(node_id), self._clock.wall_ms()
-            await writer.register(record, _incarnation(record), parse_token(request.token), beat)
+            made = await writer.register(record, _incarnation(record), parse_token(request.token), beat)
             self.directory.beat(node_id, *beat, self._clock.monotonic(), now_ms=beat[1])
         except StoreUnavailable:
             if key is not None and key[0] is not None:  # else its caller has the key, and may have the node elsewhere
@@ -147,7 +149,7 @@ class Registry:
             raise ApiError("node_id_taken", f"{fault}.") from None
         self._doubts.forget(node_id)
         self._told.add(node_id)
-        return self._registration_answer(node_id, key[0] if key else None, writer)
+        return self._registration_answer(node_id, key[0] if key else None, made, writer)
 
     async def heartbeat(self, who: Principal, beat: HeartbeatRequest) -> bytes:
         """Note that a node lives, and what it measured; the answer's JSON."""
@@ -156,8 +158,9 @@ class Registry:
         entry = self.directory.get(node_id)
         if entry is not None:
             metrics, decoded = self._beat_metrics(entry, beat)
+            token = entry.token  # of now: another run may register while this one's heartbeat is kept
             if self._is_plain(entry, beat) and await self._beat(node_id, metrics, decoded):
-                return self._beat_answer(entry)
+                return self._beat_answer(entry, token)
         return await self._notable_beat(entry, beat)
 
     async def patch(self, who: Principal, node_id: str, patch: PatchRequest) -> bytes:
@@ -248,13 +251,14 @@ class Registry:
             reported = beat.status
         metrics, decoded = self._beat_metrics(entry, beat) if entry is not None else (b"{}", None)
         packed = measurements.pack(decoded) if decoded else b""
-        if not await writer.heard(node_id, Word(reported=reported), packed, token):
+        made = await writer.heard(node_id, Word(reported=reported), packed, token)
+        if made is None:
             raise no_such_node(node_id)
         if not await self._beat(node_id, metrics, decoded):
             await writer.store_lost()
             if not await self._beat(node_id, metrics, decoded):
                 raise no_such_node(node_id)
-        return self._beat_answer(self.require(node_id), writer)
+        return self._beat_answer(self.require(node_id), token_text(made), writer)
 
     async def _beat(self, node_id: str, metrics: bytes, decoded: dict[str, Any] | None = None) -> bool:
         """Renew a node's expiry; False: the store has no record of it."""
@@ -322,19 +326,19 @@ class Registry:
         place = self.place
         return Origin(place.registry_id, place.region, observed_ip, self._clock.wall_ms(), place.aliases)
 
-    def _registration_answer(self, node_id: str, api_key: str | None, writer: Writer) -> bytes:
+    def _registration_answer(self, node_id: str, api_key: str | None, token: Token, writer: Writer) -> bytes:
         entry = self.require(node_id)
         return b'%b,"api_key":%b,"config":%b,"token":"%b","version":"%b"}' % (
             entry.fragment(),
             orjson.dumps(api_key),
             self._config,
-            entry.token.encode(),
+            token_text(token).encode(),
             str(writer.position).encode(),
         )
 
-    def _beat_answer(self, entry: Entry, writer: Writer | None = None) -> bytes:
-        """Nodes that registered before this process started are told its configuration once. `writer`: when
-        the heartbeat wrote something."""
+    def _beat_answer(self, entry: Entry, token: str, writer: Writer | None = None) -> bytes:
+        """Nodes that registered before this process started are told its configuration once. `token`: the one of
+        this heartbeat, never one that came to be since. `writer`: when the heartbeat wrote something."""
         more = b""
         if entry.node_id not in self._told:
             self._told.add(entry.node_id)
@@ -348,7 +352,7 @@ class Registry:
                 entry.node_id.encode(),
                 entry.status.encode(),
                 iso(entry.beat_at_ms or 0).encode(),
-                entry.token.encode(),
+                token.encode(),
                 more,
             )
         )

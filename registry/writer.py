@@ -237,11 +237,11 @@ class Writer:
         if self._failing_since_s is not None:
             raise StoreUnavailable("down", "the last commit failed")
 
-    async def register(self, record: Record, incarnation: int, token: Token | None, beat: tuple[bytes, int]) -> None:
-        """A node registers here; it counts as heard (`beat`: its measurements, and the wall clock)."""
+    async def register(self, record: Record, incarnation: int, token: Token | None, beat: tuple[bytes, int]) -> Token:
+        """A node registers here; it counts as heard (`beat`: its measurements, and the wall clock). Its token."""
         self.check()
         self._beats_due.append((node_key(record.node_id), *beat))
-        _, effects = self.engine.register(
+        made, effects = self.engine.register(
             node_key(record.node_id),
             record.encode_spec(),
             self.now,
@@ -250,16 +250,17 @@ class Writer:
             token=token,
         )
         await self._kept(effects)
+        return made
 
-    async def heard(self, node_id: str, word: Word, metrics: bytes, token: Token | None) -> bool:
-        """A node beats here: it is ours from now on, and fares as `word` says. False: it has to register."""
+    async def heard(self, node_id: str, word: Word, metrics: bytes, token: Token | None) -> Token | None:
+        """A node beats here: it is ours from now on, and fares as `word` says. Its token; None: it has to register."""
         self.check()
         key, now = node_key(node_id), self.now
         made, effects = self.engine.heartbeat(key, now, judgement=word.encode(), metrics=metrics, token=token)
         if made is not None:
             effects += self.engine.judge(key, word.encode(), now)
         await self._kept(effects)
-        return made is not None
+        return made
 
     def measured(self, node_id: str, metrics: bytes) -> None:
         """A node of ours reported numbers; nothing about it changed."""

@@ -7,20 +7,26 @@ come back with the id of the last event that it saw.
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import Callable, Iterator, Mapping
+from typing import NoReturn
 
 import orjson
 from aiohttp import HttpVersion11, web
 
-from registry.changes import SNAPSHOT_NODES, Audience, Changes, resync, snapshot
+from registry.changes import Audience, Batch, Changes, resync, snapshots
 from registry.directory import Directory, Entry
 from registry.discovery import filters_of
 from registry.errors import ApiError
 from registry.http.caller import Callers
 from registry.http.wire import answer, query_of
+from registry.logs import event
 from registry.model import ListQuery, NodeFilter, WatchQuery
 
 COLLECT_S = 0.05  # a change waits so long for company: a write to a watcher costs as much as a dozen events in it
+MOST_QUESTIONS = 128  # different ones: of each the nodes shown are known, 4 MB where that are 100,000
+TOLD_AT_ONCE = 8  # of them, before others have their turn
+REMOVED_S = 1.0  # a long poll waits so long for others where only nodes that do not match have changed
 MOST_WATCHERS = 2_000  # of one worker: each holds a connection, and up to MOST_WAITING
 MOST_WAITING = 2**20  # bytes; some 500 changes that a watcher has not taken
 ALIVE_EVERY_S = 15.0  # a comment, so that proxies do not take the silence for death
@@ -53,21 +59,30 @@ class _Watcher:
 
     def put(self, events: _Events) -> None:
         """Send it, or keep it for as long as the snapshot is under way."""
-        if self._transport.is_closing():
+        left = self._waiting_size if self._waiting is not None else self._transport.get_write_buffer_size()
+        if self.is_gone():
             self.over.set()
-        elif self._waiting_size + self._transport.get_write_buffer_size() + len(events.plain) > MOST_WAITING:
+        elif left > MOST_WAITING:  # of its snapshot as much may be left as there is: who takes it takes it
             self.cut()
         elif self._waiting is not None:
             self._waiting.append(events)
             self._waiting_size += len(events.plain)
         else:
-            self._transport.write(events.chunk if self._chunked else events.plain)
+            self._write(events)
 
     def begin(self) -> None:
         """The snapshot has been written."""
         waiting, self._waiting, self._waiting_size = self._waiting or [], None, 0
         for events in waiting:
-            self.put(events)
+            self._write(events)
+
+    def _write(self, events: _Events) -> None:
+        if not self.is_gone():
+            self._transport.write(events.chunk if self._chunked else events.plain)
+
+    def is_gone(self) -> bool:
+        """Whether its connection has ended."""
+        return self._transport.is_closing()
 
     def is_stuck(self) -> bool:
         """Whether it has taken nothing since this was asked the last time, although there was something."""
@@ -108,8 +123,8 @@ class Watching:
         self._count = count
         self._groups: dict[str, _Group] = {}
         self._changed = asyncio.Event()
+        self._watchers: set[_Watcher] = set()
         self._polling = 0
-        self._open = 0
         self._teller: asyncio.Task[None] | None = None
         self._stopped = asyncio.Event()
 
@@ -119,18 +134,15 @@ class Watching:
         """GET /watch."""
         self._callers.require_read(request)
         query = query_of(request, WatchQuery)
-        if self._open >= MOST_WATCHERS or self._stopped.is_set():
-            self._count("refused")
-            raise ApiError(
-                "too_many_watchers", "This registry has as many watchers as it takes; try again, or another."
-            )
+        question = repr(query)
+        if self._is_full() or (question not in self._groups and len(self._groups) >= MOST_QUESTIONS):
+            self._refuse()
         response = web.StreamResponse(headers=_HEADERS)
         if request.version >= HttpVersion11:
             response.enable_chunked_encoding()
         watcher = _Watcher(request)
-        self._open += 1
+        self._watchers.add(watcher)
         self._count("opened")
-        question = repr(query)
         try:
             await response.prepare(request)
             group = self._groups.get(question)
@@ -143,28 +155,36 @@ class Watching:
         finally:
             if watcher.slow:
                 self._count("slow")
-            self._open -= 1
+            self._watchers.discard(watcher)
             self._count("closed")
             self._leave(question, watcher)
         return response
 
     async def poll(self, query: ListQuery) -> web.Response:
-        """What changed after `since`; waits for it, not for long. The caller may read."""
+        """What changed after `since`; waits for it, not for long. The caller may read. At most `limit` changes: the
+        answer's `since` goes on from there."""
         audience = self._audience(query)
         place = self._changes.place(query.since or "")
         if place is None:
-            return self._polled(audience, [], [], resync=True)
-        deadline_s = asyncio.get_running_loop().time() + POLL_S
+            return self._polled(audience, [], [], self.cursor, resync=True)
+        if self._is_full():
+            self._refuse()
+        loop = asyncio.get_running_loop()
+        began_s = loop.time()
         self._polling += 1
         try:
             self._start()
             while True:
-                standing, gone = audience.split(self._changes.after(place))
-                left_s = deadline_s - asyncio.get_running_loop().time()
-                if standing or gone or left_s <= 0 or self._stopped.is_set():
-                    return self._polled(audience, standing, gone)
+                batch = self._changes.after(place).first(query.limit)
+                standing, gone = audience.split(batch)
+                waited_s = loop.time() - began_s
+                # Of nodes that do not match nobody knows whether they did: such news can wait for others.
+                told = bool(standing) or (bool(gone) and waited_s >= REMOVED_S)
+                if told or waited_s >= POLL_S or self._stopped.is_set():
+                    cursor = self._changes.cursor(max(batch.numbers.values(), default=self._changes.number))
+                    return self._polled(audience, standing, gone, cursor)
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(left_s):
+                    async with asyncio.timeout(min(POLL_S - waited_s, REMOVED_S if gone else POLL_S)):
                         await self._changed.wait()
         finally:
             self._polling -= 1
@@ -178,9 +198,8 @@ class Watching:
         """End every watch, and wait for no one."""
         self._stopped.set()
         self._changed.set()
-        for group in self._groups.values():
-            for watcher in group.watchers:
-                watcher.over.set()
+        for watcher in self._watchers:
+            watcher.over.set()
         if self._teller is not None:
             self._teller.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -191,11 +210,23 @@ class Watching:
     def _audience(self, query: NodeFilter) -> Audience:
         return Audience(self._directory, filters_of(query, "any", self._aliases))
 
+    def _is_full(self) -> bool:
+        """Whether there are as many as there may be, those left out that have gone unnoticed."""
+        if len(self._watchers) + self._polling >= MOST_WATCHERS:
+            for watcher in [each for each in self._watchers if each.is_gone()]:
+                self._watchers.discard(watcher)
+                watcher.over.set()
+        return len(self._watchers) + self._polling >= MOST_WATCHERS or self._stopped.is_set()
+
+    def _refuse(self) -> NoReturn:
+        self._count("refused")
+        raise ApiError("too_many_watchers", "This registry has as many watchers as it takes; try again, or another.")
+
     def _polled(
-        self, audience: Audience, standing: list[Entry], gone: list[str], *, resync: bool = False
+        self, audience: Audience, standing: list[Entry], gone: list[str], cursor: str, *, resync: bool = False
     ) -> web.Response:
         nodes = b",".join([entry.fragment() + b"}" for entry in standing])
-        more = {"removed": gone, "total": audience.total(), "resync": resync, "since": self.cursor}
+        more = {"removed": gone, "total": audience.total(), "resync": resync, "since": cursor}
         return answer(b'{"nodes":[%b],%b' % (nodes, orjson.dumps(more)[1:]))
 
     async def _serve(self, response: web.StreamResponse, watcher: _Watcher, group: _Group, last: str | None) -> None:
@@ -224,14 +255,12 @@ class Watching:
         changes = self._changes
         place, number = changes.place(last) if last else None, changes.number
         if place is not None:
-            yield audience.missed(changes.after(place), changes) or b": here\n\n"
+            yield b": here\n\n"
+            yield from audience.missed(changes.after(place), changes)
             return
         if last:
             yield resync(changes.cursor(number))
-        entries = audience.snapshot(number)
-        for start in range(0, max(1, len(entries)), SNAPSHOT_NODES):
-            more = start + SNAPSHOT_NODES < len(entries)
-            yield snapshot(entries[start : start + SNAPSHOT_NODES], None if more else changes.cursor(number))
+        yield from snapshots(audience.snapshot(number), changes.cursor(number))
 
     def _leave(self, question: str, watcher: _Watcher) -> None:
         group = self._groups.get(question)
@@ -246,17 +275,28 @@ class Watching:
             self._teller = asyncio.create_task(self._tell(), name="watchers")
 
     async def _tell(self) -> None:
-        """Tell what is new, for as long as anybody listens."""
-        while self._open or self._polling:
+        """Tell what is new, for as long as anybody listens. Who could not be told something is cut off: it comes
+        back, and gets it then."""
+        while self._watchers or self._polling:
             batch = self._changes.batch()
             if batch.numbers:
                 encoded: dict[str, bytes] = {}
-                for group in list(self._groups.values()):
-                    events = group.audience.told(batch, self._changes, encoded)
-                    if events:
-                        piece = _Events(events)
+                for index, group in enumerate(list(self._groups.values())):
+                    try:
+                        self._tell_group(group, batch, encoded)
+                    except Exception:
+                        event("watchers_not_told", logging.ERROR, exc_info=True)
                         for watcher in group.watchers:
-                            watcher.put(piece)
+                            watcher.cut()
+                    if index % TOLD_AT_ONCE == TOLD_AT_ONCE - 1:
+                        await asyncio.sleep(0)
                 self._changed.set()
                 self._changed.clear()
             await asyncio.sleep(COLLECT_S)
+
+    def _tell_group(self, group: _Group, batch: Batch, encoded: dict[str, bytes]) -> None:
+        events = group.audience.told(batch, self._changes, encoded)
+        if events:
+            piece = _Events(events)
+            for watcher in group.watchers:
+                watcher.put(piece)

@@ -150,6 +150,7 @@ async def test_a_watcher_that_does_not_read_is_cut_off_and_others_notice_nothing
             stuck.sendall(ask.encode())
             async with watching(admin, "?label=flood") as stream:
                 assert (await stream.next()).kind == "snapshot"
+                reading = asyncio.create_task(_newest(stream, 79))
                 large = {"note": "x" * 100_000}  # shown twice; 16 MB in all, more than any kernel keeps
                 for number in range(80):
                     await register(admin, f"flood{number}", labels=["flood"], capabilities={**large, "n": number})
@@ -158,7 +159,6 @@ async def test_a_watcher_that_does_not_read_is_cut_off_and_others_notice_nothing
                     async with admin.get("/metrics", headers={"Accept": "text/plain"}) as answer:
                         return 'dagi_registry_watchers_total{event="slow"} 1.0' in await answer.text()
 
-                reading = asyncio.create_task(_newest(stream, 79))
                 await until(cut)
                 assert await reading
 
@@ -186,15 +186,39 @@ async def test_the_long_poll_answers_as_soon_as_something_has_changed(registry: 
         await delete(admin, "p1")
         again = await _poll(admin, changed["since"])
         assert (again["nodes"], again["removed"], again["total"], again["resync"]) == ([], ["p1"], 1, False)
+        for name in ("p3", "p4", "p5"):
+            await register(admin, name, labels=["polled"])
+        seen: list[str] = []
+        since = again["since"]
+        while len(seen) < 3:
+            page = await _poll(admin, since, limit="2")
+            assert 0 < len(page["nodes"]) <= 2
+            seen += [n["node_id"] for n in page["nodes"]]
+            since = page["since"]
+        assert seen == ["p3", "p4", "p5"], "page by page"
         assert (await _poll(admin, "no-1"))["resync"] is True
         async with admin.get(f"{NODES}?since=x&offset=1") as answer:
             assert (answer.status, (await answer.json())["errors"][0]["path"]) == (422, "query.since")
 
 
-async def _poll(client: aiohttp.ClientSession, since: str) -> Any:
-    async with client.get(NODES, params={"label": "polled", "since": since}) as answer:
+async def _poll(client: aiohttp.ClientSession, since: str, **more: str) -> Any:
+    async with client.get(NODES, params={"label": "polled", "since": since, **more}) as answer:
         assert answer.status == 200
         return await answer.json()
+
+
+async def test_who_has_gone_does_not_take_the_place_of_others(registry: Process) -> None:
+    async with session(registry.url) as admin:
+        await register(admin, "there")
+        host, port = registry.url.removeprefix("http://").split(":")
+        ask = f"GET {WATCH} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {ADMIN_KEY}\r\n\r\n".encode()
+        for _ in range(2_010):
+            reader, writer = await asyncio.open_connection(host, int(port))
+            writer.write(ask)
+            assert await reader.read(1)
+            writer.close()
+        async with watching(admin) as stream:
+            assert (await stream.next()).kind == "snapshot"
 
 
 async def test_stopping_does_not_wait_for_watchers(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from registry import changes as changes_module
-from registry.changes import Audience, Changes
+from registry.changes import SNAPSHOT_BYTES, Audience, Changes, snapshots
 from registry.directory import Directory
 from registry.discovery import filters_of
 from registry.lifecycle import Windows
@@ -78,6 +78,58 @@ def test_a_watcher_knows_what_a_look_at_everything_would_tell(
     known |= {entry.node_id: ["x"] for entry in standing}
     assert known == matching(directory), "who comes back late knows the same"
     assert watched.total() == len(known)
+
+
+def test_what_is_shown_is_taken_back_when_it_goes() -> None:
+    """Whether it was shown in a snapshot of somebody who came in between, or to somebody who came back."""
+    directory, changes = rig()
+    watched = audience(directory, label="x")
+    watched.snapshot(changes.number)
+    changes.batch()
+    step(directory, 1, "a", "x")
+    assert [entry.node_id for entry in watched.snapshot(changes.number)] == ["a"]
+    step(directory, 2, "a", None)
+    assert applied({"a": ["x"]}, watched.told(changes.batch(), changes, {})) == {}
+
+    step(directory, 3, "b", "x")
+    number = changes.number
+    changes.batch()
+    back = audience(directory, label="x")
+    assert list(back.missed(changes.after(number), changes)) == []
+    step(directory, 4, "b", None)
+    assert applied({"b": ["x"]}, back.told(changes.batch(), changes, {})) == {}
+
+
+def test_who_is_cut_off_in_the_middle_of_a_batch_lacks_just_the_rest_of_it() -> None:
+    directory, changes = rig()
+    for version, node_id in enumerate("aba", 1):
+        step(directory, version, node_id, "x")
+    events = audience(directory).told(changes.after(0), changes, {}).decode().split("\n\n")[:-1]
+    cursors = [dict(line.split(": ", 1) for line in event.split("\n"))["id"] for event in events]
+    assert cursors == ["e-2", "e-3"]
+    place = changes.place(cursors[0])
+    assert place is not None
+    assert list(changes.after(place).numbers) == ["a"]
+
+
+def test_a_snapshot_that_goes_by_numbers_is_not_of_a_while_ago() -> None:
+    directory, changes = rig()
+    step(directory, 1, "a", "x")
+    watched = audience(directory, max_load=0.5)
+    for at_ms, (cpu, ids) in enumerate(((10, ["a"]), (95, []), (20, ["a"]))):
+        directory.beat("a", b'{"cpu_percent":%d}' % cpu, at_ms, 0.0)
+        assert [entry.node_id for entry in watched.snapshot(changes.number)] == ids
+
+
+def test_snapshots_are_no_larger_than_they_may_be() -> None:
+    directory, _ = rig()
+    for index in range(7):
+        directory.put(record(f"n{index}", capabilities={"note": "x" * 60_000}), index + 1, 0.0)
+    events = list(snapshots(list(directory.entries()), "e-7"))
+    assert all(len(event) <= SNAPSHOT_BYTES + 1_000 for event in events)
+    assert [b'"more":true' in event for event in events] == [True] * (len(events) - 1) + [False]
+    assert len(events) > 2
+    assert sum(event.count(b'"node_id":') for event in events) == 7
 
 
 def test_what_is_no_longer_kept_is_not_pretended_to_be(monkeypatch: pytest.MonkeyPatch) -> None:
