@@ -14,7 +14,7 @@ from federation.effects import Send
 from federation.engine import Engine
 from federation.guard import Guard
 from federation.intake import MAX_PENDING, Intake
-from federation.messages import Announce, DigestRequest, Entry, Hello, Pull, Push, Segment
+from federation.messages import Announce, DigestRequest, Drain, Entry, Hello, Pull, Push, Segment
 from federation.record import Item, SectionKind
 from federation.replica import Replica
 from tests.unit.federation.states import section
@@ -168,7 +168,7 @@ def test_what_nobody_offers_any_more_is_not_held_for_ever() -> None:
     assert not intake.holding(later[3])
 
 
-def test_while_something_is_held_walks_ask_for_it_and_drains_for_nothing() -> None:
+def test_while_something_is_held_walks_ask_for_it_and_drains_once_for_the_rest() -> None:
     config = Config("me", deletion_burst=0, digest_interval_s=1e6)
     engine = Engine(config, Replica("me"), Random(1), NOW)
     engine.register("n:1", b"x", NOW, incarnation=1, judgement=b"online")
@@ -179,12 +179,15 @@ def test_while_something_is_held_walks_ask_for_it_and_drains_for_nothing() -> No
     engine.receive("a", Announce({CHAIN: 1}, {}, 0, ()), NOW)
     asked: dict[type[object], list[int]] = {Pull: [], DigestRequest: []}
     for second in range(1, 200):
-        for effect in engine.tick(NOW._replace(mono_s=NOW.mono_s + second)):
+        now = NOW._replace(mono_s=NOW.mono_s + second)
+        for effect in engine.tick(now):
             if isinstance(effect, Send) and type(effect.message) in asked:
                 asked[type(effect.message)].append(second)
+            if isinstance(effect, Send) and isinstance(effect.message, Pull) and len(asked[Pull]) == 1:
+                engine.receive("a", Drain(second, effect.message.pull_id, 0, (deletion.item,), {CHAIN: 1}), now)
     assert len(asked[DigestRequest]) >= 3
-    ended = intake_module.HOLD_RETRIES * config.hold_retry_s
-    assert asked[DigestRequest][-1] <= ended < asked[Pull][0]
+    ended = asked[Pull][0] + intake_module.HOLD_RETRIES * config.hold_retry_s
+    assert asked[Pull][0] < asked[DigestRequest][-1] <= ended < asked[Pull][1], "no claim of it would be believed"
 
 
 def test_every_position_has_an_entry_also_where_something_else_stands() -> None:

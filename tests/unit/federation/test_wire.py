@@ -209,6 +209,14 @@ def test_beats_arrive_in_order_and_never_younger(beats: list[Beat]) -> None:
     assert all(0 <= quantised(beat.age_ms) - beat.age_ms < AGE_STEP_MS for beat in beats)
 
 
+def test_two_beats_of_one_node_are_one_message_in_any_order() -> None:
+    beats = Beats(CHAIN, (Beat(1, 0, b"\0"), Beat(1, 0, b"\1")))
+    frame = bytearray(encode(beats))
+    place = bytes(frame).index(b"\0\1", len(frame) - 2)
+    frame[place : place + 2] = b"\1\0"
+    assert decode(bytes(frame)) == beats
+
+
 def assert_refused_or_sound(frame: bytes) -> None:
     """What is taken in can be passed on: nobody can make us hold what our own frames cannot carry."""
     try:
