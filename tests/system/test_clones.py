@@ -1,7 +1,9 @@
 """Two machines under one id: the registry tells the one that did not register last, and nobody else."""
 
+import asyncio
 import shutil
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +42,40 @@ async def test_of_two_runs_with_one_id_the_later_to_register_is_the_node(registr
     assert (await post(url, "heartbeat", node_id="twin", instance_id="b", token=second["token"]))[0] == 409
 
 
+async def test_runs_that_register_at_the_same_moment_are_told_apart(registry: Process) -> None:
+    """Each answer carries the token of its own request: with the other's a run would be taken for the later one."""
+    url = registry.url
+    runs = [f"run-{n}" for n in range(8)]
+    for n in range(6):
+        node_id = f"quick-{n}"
+        await post(url, "register", node_id=node_id)
+        answers = await asyncio.gather(
+            *(post(url, "register", node_id=node_id, instance_id=each) for each in runs),
+        )
+        tokens = {each: answer["token"] for each, (_, answer) in zip(runs, answers, strict=True)}
+        assert len(set(tokens.values())) == len(runs)
+        beats = {each: {"node_id": node_id, "instance_id": each, "token": tokens[each]} for each in runs}
+        current = await until(partial(_survivor, url, beats))
+        # A heartbeat that is under way while another run registers must not bring home that one's token.
+        together = [post(url, "heartbeat", **beats[current]) for _ in range(24)]
+        together.insert(8, post(url, "register", node_id=node_id, instance_id="late"))
+        answers = await asyncio.gather(*together)
+        taken = [answer["token"] for status, answer in (*answers[:8], *answers[9:]) if status == 200]
+        assert set(taken) <= {tokens[current]}
+        await until(partial(_is_told, url, beats[current]))
+
+
+async def _survivor(url: str, beats: dict[str, Any]) -> str | None:
+    """The one run that may go on, once each worker knows it."""
+    found = {each: (await post(url, "heartbeat", **beat))[0] for each, beat in beats.items()}
+    may = [each for each, status in found.items() if status == 200]
+    return may[0] if len(may) == 1 else None
+
+
+async def _is_told(url: str, beat: dict[str, Any]) -> bool:
+    return (await post(url, "heartbeat", **beat))[0] == 409
+
+
 async def test_agents_that_do_not_say_which_run_they_are_are_not_told_apart(registry: Process) -> None:
     url = registry.url
     _, first = await post(url, "register", node_id="old")
@@ -65,7 +101,7 @@ async def test_of_two_machines_with_one_home_s_copies_one_takes_a_new_id(registr
                     told = all(f"registered as {each.node_id}" in each.output for each in (one, two))
                     return told and len(ids) == 2 and ids <= {node["node_id"] for node in listed["nodes"]}
 
-                await until(are_two)
+                await until(are_two, 40.0)
             gave_way = [each for each in (one, two) if "this machine takes a new id" in each.output]
             assert len(gave_way) == 1
             assert "another agent has registered as this node" in gave_way[0].output
