@@ -180,7 +180,7 @@ MUTANTS = (
     Mutant("tombstones collected by age", _collected_by_age, (12, 19)),
     Mutant("no floor", _no_floor, (621, 665)),
     Mutant("walks without context", _walks_without_context, (621, 665)),
-    Mutant("no life floor", _no_life_floor, (424, 487)),
+    Mutant("no life floor", _no_life_floor, (498, 543)),
     Mutant("no generations", _no_generations, (0, 10)),
     Mutant("no tokens", _no_tokens, (35, 207)),
     Mutant("stamps ignore what they replace", _stamps_ignore_what_they_replace, (0, 19)),
