@@ -5,6 +5,7 @@ import multiprocessing
 import pytest
 
 from tests.simulation.mutants import MUTANTS, shows
+from tests.simulation.test_simulation import SEEDS
 from tests.simulation.world import run
 
 
@@ -21,5 +22,6 @@ def test_what_is_broken_shows(name: str, shown: dict[str, bool]) -> None:
 
 
 def test_the_seeds_pass_without() -> None:
-    failed = [seed for seed in {seed for mutant in MUTANTS for seed in mutant.seeds} if run(seed).violation]
+    seeds = {seed for mutant in MUTANTS for seed in mutant.seeds if seed >= SEEDS}  # the others are run anyway
+    failed = [seed for seed in seeds if run(seed).violation]
     assert not failed
