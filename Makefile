@@ -20,9 +20,9 @@ install: $(READY)
 demo: $(READY)
 	@exec $(BIN)/python scripts/demo.py
 
-# Three at a time, a file each: most of them wait for processes.
+# Two at a time, a file each: most of them wait for processes.
 test: $(READY)
-	$(BIN)/python -m pytest -n 3 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 # Every law of the federation's core on 5,000 examples: minutes, where `test` takes seconds.
 laws: $(READY)
