@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import shutil
 import signal
 import time
 from collections.abc import AsyncIterator
@@ -185,10 +186,13 @@ SECRET: dict[str, str | None] = {"REGISTRY_FEDERATION_SECRET": "a secret of test
 def end_at_once(registry: Process) -> None:
     """SIGKILL it and its store, as if its machine was gone."""
     stores = psutil.Process(registry.popen.pid).children()
+    sockets = [c.laddr for store in stores for c in store.net_connections("unix") if str(c.laddr).endswith("/s")]
     registry.kill()
     for store in stores:
         store.kill()
     psutil.wait_procs(stores, 10)
+    for path in set(sockets):  # its next start would have removed it, and there is none
+        shutil.rmtree(Path(path).parent, ignore_errors=True)
 
 
 async def home_of(url: str, node_id: str) -> str | None:
