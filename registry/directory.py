@@ -20,6 +20,7 @@ from registry.lifecycle import Deadlines, ExpiryGuard, Liveness, Transition, Win
 from registry.names import folded, model_terms
 from registry.node import Intent, Record, Word, iso, rendered, token_text
 from registry.ranking import base_cost, settled_load
+from registry.tables import Tables
 
 Json = Any
 _NOTHING: dict[str, Json] = {}
@@ -238,6 +239,7 @@ class Directory:
         self.windows = windows
         self.registry_id = registry_id
         self.columns = Columns()
+        self.tables = Tables()
         self._by_row: list[Entry | None] = [None]
         self._nodes: dict[str, Entry] = {}
         self._order: list[str] = []

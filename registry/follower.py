@@ -80,18 +80,21 @@ class Follower:
     async def states(self) -> AsyncIterator[State]:
         """Every record of the store, put into the directory on the way; at the end the directory has nothing
         else. Nobody is blamed for our own absence."""
-        before = {entry.node_id: entry.version for entry in self._directory.entries()}
-        gone = dict(before)
+        gone = {entry.node_id: entry.version for entry in self._directory.entries()}
+        dropped = self._directory.tables.versions()
         async for chunk in self._store.load():
             now = self._clock.monotonic()
             for loaded in chunk:
                 state = unpack_record(loaded.key, loaded.data)
+                dropped.pop(loaded.key, None)
                 self._take(loaded, state, now, gone)
                 yield state
             await asyncio.sleep(0)
         for node_id, version in gone.items():
             # What was registered while we were reading is newer than this, and stays.
             self._directory.delete(node_id, version)
+        for key, version in dropped.items():
+            self._directory.tables.drop(key, version)
         self._directory.restart_counting(self._clock.monotonic())
 
     async def load_again(self) -> None:
@@ -107,6 +110,8 @@ class Follower:
 
     def _take(self, loaded: Loaded, state: State, now: float, gone: dict[str, int]) -> None:
         if not loaded.key.startswith(NODE_PREFIX):
+            if (reading := self._directory.tables.read(record_of(state))) is not None:
+                reading.show(loaded.version)
             return
         node = Record.of(record_of(state))
         if node is None:
@@ -147,6 +152,7 @@ class Follower:
     def _apply(self, change: Change) -> None:
         now = self._clock.monotonic()
         if not change.key.startswith(NODE_PREFIX):
+            self._apply_other(change)
             return
         node_id = change.key[len(NODE_PREFIX) :]
         if change.kind == "beat":
@@ -158,6 +164,14 @@ class Follower:
             self._directory.delete(node_id, change.version)
         else:
             self._directory.put(node, change.version, now, self._clock.wall_ms())
+
+    def _apply_other(self, change: Change) -> None:
+        """A record that is no node."""
+        tables = self._directory.tables
+        if change.kind != "put":
+            tables.drop(change.key, change.version)
+        elif (reading := tables.read(record_of(unpack_record(change.key, change.data)))) is not None:
+            reading.show(change.version)
 
     async def _probe(self) -> None:
         """Know within a second when the store stops taking writes, and when it takes them again."""

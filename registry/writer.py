@@ -301,6 +301,25 @@ class Writer:
         if node is not None and node.word.liveness == "online":
             self.perform(self.engine.judge(node_key(node_id), node.word.encode(), self.now))
 
+    async def put(self, key: str, payload: bytes) -> None:
+        """Keep a thing that is no node. ValueError: its key has been deleted, and cannot be used again."""
+        self.check()
+        await self._kept(self.engine.put(key, payload, self.now))
+
+    async def remove(self, key: str, reason: str) -> bool:
+        """A thing that is no node is no more. False: it is not there."""
+        self.check()
+        record = self.engine.replica.get(key)
+        if record is None or not record.exists:
+            return False
+        await self._kept(self.engine.delete(key, reason.encode(), self.now))
+        return True
+
+    async def revoke(self, key: str, reason: str) -> None:
+        """An API key is good no more, whether or not it is known here yet."""
+        self.check()
+        await self._kept(self.engine.revoke(key, reason.encode(), self.now))
+
     async def forget_registry(self, registry_id: str) -> bool:
         """Take a registry out of the roster: its pinned identity with it. False: it is not there."""
         self.check()
@@ -437,7 +456,16 @@ class Writer:
             return
         records = [(key, self.engine.replica.get(key)) for key in keys]
         puts = [Put(key, pack_record(record) if record is not None else None) for key, record in records]
-        nodes = [(key, Record.of(record) if record is not None else None) for key, record in records]
+        nodes = [
+            (key, Record.of(record) if record is not None else None)
+            for key, record in records
+            if key.startswith(NODE_PREFIX)
+        ]
+        others = [
+            (key, self._directory.tables.read(record) if record is not None else None)
+            for key, record in records
+            if not key.startswith(NODE_PREFIX)
+        ]
         version = max(self._version + 1, self._clock.wall_ms())
         commit = asyncio.ensure_future(self._store.commit(self._token, self._expected, version, puts, meta))
         await asyncio.sleep(0)  # it is queued now, and what follows comes after it
@@ -452,12 +480,15 @@ class Writer:
             raise outcomes[0]
         self._version, self._expected = version, {version}
         self._show(nodes, version)
+        for key, reading in others:
+            if reading is not None:
+                reading.show(version)
+            else:
+                self._directory.tables.drop(key, version)
 
     def _show(self, nodes: list[tuple[str, Record | None]], version: int) -> None:
         now, now_ms = self._clock.monotonic(), self._clock.wall_ms()
         for key, node in nodes:
-            if not key.startswith(NODE_PREFIX):
-                continue
             self._note_confirmation(key, self.engine.replica.get(key))
             if node is None:
                 self._directory.delete(key[len(NODE_PREFIX) :], version)

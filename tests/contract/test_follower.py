@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from federation.record import Record as Versioned
+from federation.record import Section
 from registry.directory import Directory
 from registry.follower import Follower
 from registry.lifecycle import Liveness, Windows
@@ -16,6 +18,7 @@ from registry.node import Intent, Word, node_key
 from registry.ports import Change, Loaded, Put, Store, StoreUnavailable
 from registry.store import RedisStore
 from registry.stored import pack_record
+from registry.tables import Table
 from tests.support.clock import ManualClock
 from tests.support.live import until
 from tests.support.records import NOW_MS, at_home, record, versioned
@@ -63,6 +66,17 @@ def put(node_id: str, liveness: Liveness = "online", intent: str | None = None, 
     """A node as a commit has it."""
     node = replace(record(node_id, **report), word=Word(liveness), intent=Intent(intent))
     return Put(node_key(node_id), pack_record(versioned(at_home(node, home))))
+
+
+def thing(name: str, payload: bytes) -> Put:
+    """A record that is no node, as a commit has it."""
+    made = Versioned("x:" + name)
+    made.life, made.spec = 1, Section(1, HERE, 0, payload, 1, 1)
+    return Put(made.key, pack_record(made))
+
+
+def payload_of(held: Versioned) -> bytes | None:
+    return held.spec.payload if held.spec is not None else None
 
 
 async def other_worker(region: Bench, window_ms: int = 60_000) -> Writer:
@@ -120,6 +134,24 @@ async def test_a_start_takes_nodes_and_leaves_what_else_the_federation_keeps(reg
     theirs = made.directory.get("theirs")
     assert theirs is not None
     assert theirs.owner.registry_id == "there"
+
+
+async def test_what_is_no_node_is_held_in_its_table(region: Bench) -> None:
+    """At a start, from the change stream, and after reading everything anew."""
+    other = await other_worker(region)
+    await other.commit(thing("a", b"1"), thing("b", b"1"), Put("y:elsewhere", thing("a", b"1").data))
+    made = Follow(await region.worker(), ManualClock())
+    table = made.directory.tables.add(Table("x:", payload_of))
+    await made.follower.start()
+    try:
+        assert dict(table.items()) == {"a": b"1", "b": b"1"}
+        await other.commit(thing("a", b"2"), Put("x:b", None), thing("c", b"1"))
+        await becomes(lambda: dict(table.items()) == {"a": b"2", "c": b"1"})
+        table.put("lost", b"1", 1)  # the store no longer has it
+        await made.follower.load_again()
+        assert dict(table.items()) == {"a": b"2", "c": b"1"}
+    finally:
+        await made.follower.stop()
 
 
 async def test_another_workers_changes_arrive(region: Bench) -> None:

@@ -19,6 +19,7 @@ from registry.directory import Directory, Due
 from registry.node import Intent, Record, Word, node_key
 from registry.ports import Put, StoreUnavailable
 from registry.stored import pack_record, record_of, unpack_meta, unpack_record
+from registry.tables import Table
 from registry.writer import COMMIT_PUTS, PAUSE_AFTER_S, Position, Writer
 from tests.support.clock import ManualClock
 from tests.support.records import NOW_MS, record
@@ -116,6 +117,33 @@ async def test_what_is_answered_is_in_the_store_and_in_the_directory(rig: Rig) -
     assert rig.writer.node("a") is None
     assert not await rig.writer.heard("a", Word(), b"", None)
     await rig.holds_everything()
+
+
+async def test_what_is_no_node_is_held_in_its_table_once_it_is_kept(rig: Rig) -> None:
+    table = rig.directory.tables.add(Table("k:", standing))
+    rig.store.goes_on.clear()
+    putting = asyncio.create_task(rig.writer.put("k:one", b"1"))
+    await becomes(lambda: rig.writer.engine.replica.get("k:one") is not None)
+    assert dict(table.items()) == {}
+    rig.store.goes_on.set()
+    await putting
+    await rig.writer.put("k:two", b"2")
+    assert dict(table.items()) == {"one": b"1", "two": b"2"}
+    await rig.writer.revoke("k:one", "lost")
+    await rig.writer.revoke("k:unheard-of", "lost")
+    assert dict(table.items()) == {"one": b"revoked", "two": b"2", "unheard-of": b"revoked"}
+    assert await rig.writer.remove("k:two", "asked for")
+    assert not await rig.writer.remove("k:two", "asked for")
+    assert dict(table.items()) == {"one": b"revoked", "unheard-of": b"revoked"}
+    with pytest.raises(ValueError, match="too often"):
+        await rig.writer.put("k:two", b"3")
+    await rig.holds_everything()
+
+
+def standing(held: Versioned) -> bytes | None:
+    if held.deleted:
+        return None
+    return b"revoked" if held.end is not None else held.spec.payload if held.spec is not None else None
 
 
 async def test_a_node_that_beats_as_before_costs_no_commit(rig: Rig) -> None:
