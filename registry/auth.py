@@ -4,9 +4,11 @@ import ipaddress
 import os
 import secrets
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
+from registry.certificates import Certificate
 from registry.directory import Directory
 from registry.errors import ApiError
 from registry.keys import (
@@ -52,8 +54,33 @@ class Authenticator:
             return Principal("node", None, hashed, key)
         raise _bad_key("The key is not known to this registry; use one that it or its federation gave out.")
 
+    def certified(self, who: Principal, certificate: Certificate) -> Principal:
+        """The caller, who also presented that certificate. One that names a node makes it that node, whatever key it
+        sends beside it but an admin's. Raises 403 for another node's key."""
+        node_id = certificate.node_id
+        if node_id is None or who.kind == "admin":
+            return replace(who, certificate=certificate)
+        if who.kind != "node":
+            return Principal("node", node_id, certificate=certificate)
+        if not self.owns(who, node_id):
+            raise ApiError(
+                "wrong_certificate", f"The certificate is {node_id}'s and the key another node's; send its own or none."
+            )
+        return replace(who, node_id=node_id, certificate=certificate)
+
+    def require_named(self, who: Principal, node_id: str) -> None:
+        """Raise 403 where the caller's certificate is another node's, in both modes."""
+        certificate = who.certificate
+        if certificate is None or certificate.node_id in (None, node_id) or who.kind == "admin":
+            return
+        raise ApiError(
+            "wrong_certificate", f"The certificate is {certificate.node_id}'s; it may act for no other node."
+        )
+
     def require(self, who: Principal, action: Action, node_id: str | None = None) -> None:
         """Raise 401 or 403 unless the caller may: `read` anything, change its `own` node, `operate`."""
+        if node_id is not None:
+            self.require_named(who, node_id)
         if who.kind == "admin" or (self.open and action != "operate"):
             return
         if who.kind == "none":

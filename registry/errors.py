@@ -21,6 +21,7 @@ KINDS: dict[str, Kind] = {
     "not_json": Kind(400, "The body is not JSON"),
     "unauthenticated": Kind(401, "A valid key is needed"),
     "forbidden": Kind(403, "This key may not do that"),
+    "wrong_certificate": Kind(403, "The certificate is another node's"),
     "not_allowlisted": Kind(403, "This node is not on the allowlist"),
     "no_such_node": Kind(404, "No such node"),
     "no_such_registry": Kind(404, "No such registry"),

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Literal
 
+from registry.certificates import Certificate
+
 NONCE_BYTES = 12
 _ISSUED_BYTES = 12
 _OWNER_BYTES = 16
@@ -21,12 +23,14 @@ ADMIN_KEY_MIN_LENGTH = 40
 @dataclass(frozen=True, slots=True)
 class Principal:
     """Who is asking. `node_id` is set for a node key whose record is known here; `key_hash` for
-    every key, so that an unknown node's key can still be tied to the id it was minted for."""
+    every key, so that an unknown node's key can still be tied to the id it was minted for. `certificate`: of its
+    connection, with mutual TLS; one that names a node makes its holder that node, with or without a key."""
 
     kind: Literal["none", "node", "admin"]
     node_id: str | None = None
     key_hash: bytes = b""
     key: str = ""
+    certificate: Certificate | None = None
 
 
 ANYONE = Principal("none")

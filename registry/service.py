@@ -275,12 +275,13 @@ class Registry:
         self, who: Principal, node_id: str, stored: Record | None, observed_ip: str
     ) -> tuple[str | None, str] | None:
         """May the caller register this id? Gives (key to show, its hash) when the record gets a key."""
+        self.auth.require_named(who, node_id)
         self._allowlist.require(node_id, observed_ip)
         if stored is not None:
             self.auth.require_may_replace(who, node_id)
             return None
         self.auth.require_may_join(who)
-        if self.auth.owns(who, node_id):
+        if who.key and self.auth.owns(who, node_id):
             return None, who.key_hash.hex()
         key = self.auth.mint(node_id)
         return key, self.auth.hash_of(key).hex()

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from aiohttp import web
 
 from registry.auth import Authenticator
+from registry.http.presented import from_worker, presented
 from registry.keys import Principal
 
 
@@ -17,8 +18,10 @@ class Callers:
         self._proxies = [ipaddress.ip_network(item, strict=False) for item in trusted_proxies]
 
     def identify(self, request: web.Request) -> Principal:
-        """The caller's key. Raises 401 for a bad one."""
-        return self._auth.identify(request.headers.get("Authorization"))
+        """The caller by its key and its certificate. Raises 401 for a bad key, 403 where the two do not agree."""
+        who = self._auth.identify(request.headers.get("Authorization"))
+        certificate = presented(request)
+        return who if certificate is None else self._auth.certified(who, certificate)
 
     def require_read(self, request: web.Request) -> Principal:
         """The caller, who may read."""
@@ -35,7 +38,7 @@ class Callers:
     def address(self, request: web.Request) -> str:
         """The address the caller came from: the nearest one that is not a trusted proxy's."""
         seen = request.remote or ""
-        if _from_worker(request) or (self._proxies and self._trusted(seen)):
+        if from_worker(request) or (self._proxies and self._trusted(seen)):
             for hop in reversed(request.headers.get("X-Forwarded-For", "").split(",")):
                 candidate = hop.strip()
                 if not _is_address(candidate):
@@ -47,12 +50,6 @@ class Callers:
 
     def _trusted(self, address: str) -> bool:
         return _is_address(address) and any(ipaddress.ip_address(address) in network for network in self._proxies)
-
-
-def _from_worker(request: web.Request) -> bool:
-    """Whether another worker of this registry passes the request on: over a socket file, which only it has."""
-    transport = request.transport
-    return transport is not None and isinstance(transport.get_extra_info("sockname"), str)
 
 
 def _is_address(text: str) -> bool:

@@ -9,6 +9,7 @@ import aiohttp
 from aiohttp import web
 
 from federation.wire import MAX_FRAME_SIZE
+from registry.http.presented import passed_on
 from registry.ports import StoreUnavailable
 
 TIMEOUT_S = 10.0
@@ -44,6 +45,7 @@ class Forwarder:
         content = await request.read()
         headers = {name: request.headers[name] for name in _PASSED_ON if name in request.headers}
         headers["X-Forwarded-For"] = self._observed(request)
+        headers.update(passed_on(request))
         loop = asyncio.get_running_loop()
         until_s = loop.time() + PATIENCE_S
         while not self._is_writer():
@@ -76,7 +78,11 @@ class Forwarder:
         session = await self._to_writer()
         try:
             inner = await session.ws_connect(
-                request.rel_url, max_msg_size=MAX_FRAME_SIZE + 1, autoping=False, compress=0
+                request.rel_url,
+                headers=passed_on(request),
+                max_msg_size=MAX_FRAME_SIZE + 1,
+                autoping=False,
+                compress=0,
             )
         except (aiohttp.ClientError, TimeoutError, OSError):
             raise StoreUnavailable("down", "the worker that holds the links does not answer") from None

@@ -160,7 +160,7 @@ def _method(request: web.BaseRequest) -> str:
 class _Protocol(RequestHandler):
     """aiohttp's connection, with its own error answers made problem documents."""
 
-    __slots__ = ()
+    __slots__ = ("presented",)  # see registry.http.presented
 
     def handle_error(
         self,

@@ -46,7 +46,7 @@ async def test_with_a_ca_only_who_has_a_certificate_is_heard(mutual: Process, pe
     known = trusting(pem)
     known.load_cert_chain(pem, pem.with_name("key.pem"))
     async with session(url) as client:
-        async with client.post("/api/v1/nodes/register", json={"node_id": "n"}, ssl=known) as answer:
+        async with client.post("/api/v1/nodes/register", json={"node_id": "store.example.org"}, ssl=known) as answer:
             assert answer.status == 200
             here = {"url": url, "region": "local", "registry_id": "local"}
             assert (await answer.json())["config"]["registries"] == [here]
@@ -54,7 +54,7 @@ async def test_with_a_ca_only_who_has_a_certificate_is_heard(mutual: Process, pe
             with pytest.raises((aiohttp.ClientError, ssl.SSLError, OSError)):
                 async with session(url) as other, other.get("/healthz", ssl=stranger):
                     pass
-        async with client.get("/api/v1/nodes/n", ssl=known) as answer:
+        async with client.get("/api/v1/nodes/store.example.org", ssl=known) as answer:
             assert answer.status == 200
 
 
