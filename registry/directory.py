@@ -142,6 +142,12 @@ class Entry:
         return self._intent.status
 
     @property
+    def role(self) -> str:
+        """Its role, read again each time: only keys that are limited to some need it of a single node."""
+        role: str = orjson.loads(self._registration)[0]["role"]
+        return role
+
+    @property
     def token(self) -> str:
         """See node.Record.token; as the node carries it."""
         if self._token_text is None:

@@ -116,6 +116,12 @@ class Record:
         return self.word.reported
 
     @property
+    def joined_with(self) -> str | None:
+        """The id of the join key that it came in with."""
+        key_id = self.spec.get("joined_with")
+        return key_id if isinstance(key_id, str) else None
+
+    @property
     def updated_at_ms(self) -> int:
         """When it last registered or was patched."""
         return max(self.last_registration_ms, self.intent.at_ms)
@@ -266,7 +272,12 @@ def registered(stored: Record | None, node_id: str, request: RegisterRequest, or
     }
     if stored is None:
         return Record(node_id=node_id, registered_at_ms=now_ms, **fields)
-    return replace(stored, **fields)
+    return admitted(replace(stored, **fields), stored.joined_with)
+
+
+def admitted(record: Record, join_key_id: str | None) -> Record:
+    """A new node's record, which remembers for good with which join key it came in."""
+    return replace(record, spec={**record.spec, "joined_with": join_key_id}) if join_key_id is not None else record
 
 
 def replaced(record: Record, instance_id: str | None, token: Token | None) -> bool:
@@ -301,6 +312,7 @@ def shown(record: Record) -> dict[str, Json]:
     """The node as list, get and discover show it, but for what changes with every heartbeat."""
     spec = record.spec
     flat = spec["capabilities"]
+    joined = {"joined_with": record.joined_with} if record.joined_with is not None else {}
     first = last = updated = iso(record.registered_at_ms)
     if record.updated_at_ms != record.registered_at_ms:
         last, updated = iso(record.last_registration_ms), iso(record.updated_at_ms)
@@ -326,6 +338,7 @@ def shown(record: Record) -> dict[str, Json]:
             "capabilities": nested(flat),
             "first_registration": first,
             "last_registration": last,
+            **joined,
         },
     }
 

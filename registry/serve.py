@@ -17,7 +17,7 @@ from federation.links import Links, load_or_create_identity
 from federation.roster import Advert, pack_advert
 from registry import logs
 from registry.app import Parts, make_app
-from registry.auth import Allowlist, Authenticator, local_secret
+from registry.auth import Allowlist, Authenticator, key_secrets
 from registry.clock import SystemClock
 from registry.directory import Directory
 from registry.feed import Feed
@@ -180,7 +180,7 @@ def _parts(
         place=_place(settings, job.port),
         store=store,
         directory=directory,
-        auth=_authenticator(settings, directory, job.admin_hash),
+        auth=_authenticator(settings, directory, job.admin_hash, clock),
         allowlist=Allowlist(settings.allowed_nodes),
         metrics=metrics,
         clock=clock,
@@ -243,12 +243,14 @@ def _config(settings: Settings, registries: list[dict[str, Any]]) -> dict[str, A
     }
 
 
-def _authenticator(settings: Settings, directory: Directory, admin_hash: bytes) -> Authenticator:
-    secret = settings.federation_secret
+def _authenticator(settings: Settings, directory: Directory, admin_hash: bytes, clock: SystemClock) -> Authenticator:
+    secret, older = key_secrets(settings)
     return Authenticator(
         settings.auth,
         directory,
-        secret.get_secret_value().encode() if secret else local_secret(settings.data_path),
+        secret,
         [admin_hash],
         settings.on_loopback or settings.allow_open_registration,
+        older_secret=older,
+        now_ms=clock.wall_ms,
     )

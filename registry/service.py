@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import orjson
 
+from federation.record import KEY_PREFIX
 from federation.writes import Token
 from registry import measurements
 from registry.auth import Allowlist, Authenticator
@@ -16,12 +17,13 @@ from registry.clock import Clock
 from registry.directory import Directory, Entry
 from registry.doubts import Doubts
 from registry.errors import ApiError, instance_replaced, no_such_node
-from registry.keys import Principal
+from registry.keys import ANYONE, Principal
 from registry.model import HeartbeatRequest, PatchRequest, RegisterRequest, check_shape
 from registry.node import (
     Origin,
     Record,
     Word,
+    admitted,
     candidate_id,
     fingerprint_of,
     iso,
@@ -136,10 +138,11 @@ class Registry:
         key = self._admit(who, node_id, stored, observed_ip)
         record = registered(stored, node_id, request, self._origin(observed_ip))
         if key is not None:
-            record = replace(record, key_hash=key[1])
+            record = admitted(replace(record, key_hash=key[1]), who.key_id if who.kind == "join" else None)
         try:
             beat = self._metrics_of(node_id), self._clock.wall_ms()
-            made = await writer.register(record, _incarnation(record), parse_token(request.token), beat)
+            with self.auth.use.admission(who if key is not None else ANYONE):
+                made = await writer.register(record, _incarnation(record), parse_token(request.token), beat)
             self.directory.beat(node_id, *beat, self._clock.monotonic(), now_ms=beat[1])
         except StoreUnavailable:
             if key is not None and key[0] is not None:  # else its caller has the key, and may have the node elsewhere
@@ -149,6 +152,8 @@ class Registry:
             raise ApiError("node_id_taken", f"{fault}.") from None
         self._doubts.forget(node_id)
         self._told.add(node_id)
+        if key is not None and who.kind == "join" and who.key_id is not None:
+            await self._write_use(writer, who.key_id)
         return self._registration_answer(node_id, key[0] if key else None, made, writer)
 
     async def heartbeat(self, who: Principal, beat: HeartbeatRequest) -> bytes:
@@ -270,6 +275,13 @@ class Registry:
         if decoded and writer is not None and writer.engine.links:
             writer.measured(node_id, measurements.pack(decoded))
         return True
+
+    async def _write_use(self, writer: Writer, key_id: str) -> None:
+        """Tell the others that a join key was used. What cannot be written now is, with the next use or minute."""
+        used = self.auth.use.updated(key_id)
+        if used is not None:
+            with contextlib.suppress(StoreUnavailable):
+                await writer.annotate(KEY_PREFIX + key_id, used.encode_use())
 
     def _admit(
         self, who: Principal, node_id: str, stored: Record | None, observed_ip: str

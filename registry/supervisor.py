@@ -16,9 +16,9 @@ from typing import Any
 import uvloop
 
 from registry import logs
-from registry.auth import local_secret
+from registry.auth import key_secrets, local_secret
 from registry.embedded import DataDirLocked, EmbeddedValkey
-from registry.keys import key_hash, mint_admin_key
+from registry.keys import NONCE_BYTES, Grant, key_hash, mint
 from registry.ports import StoreUnavailable
 from registry.redis_url import redacted
 from registry.settings import ADMIN_KEY_HASH, Assignment, ConfigurationError, Settings
@@ -207,13 +207,14 @@ def _store(settings: Settings, stack: contextlib.ExitStack) -> tuple[str, Callab
 
 
 async def _admin_hash(settings: Settings, url: str) -> bytes:
-    """The admin key's hash. The first start of a region makes a key and shows it, once."""
+    """The admin key's hash. The first start of a region makes a key and shows it, once. All registries of the
+    federation know it, as they know every key that was minted."""
     store = RedisStore(url, region=settings.identity, worker_id="setup", beat_window_ms=1000)
     try:
         await store.start()
         if settings.admin_key is not None:
             return key_hash(settings.admin_key.get_secret_value())
-        key = mint_admin_key(secrets.token_bytes(32))
+        key = mint(key_secrets(settings)[0], Grant("admin"), secrets.token_bytes(NONCE_BYTES))
         mine = key_hash(key)
         kept = await store.setting(ADMIN_KEY_HASH, mine)
     finally:

@@ -306,6 +306,11 @@ class Writer:
         self.check()
         await self._kept(self.engine.put(key, payload, self.now))
 
+    async def annotate(self, key: str, payload: bytes) -> None:
+        """Write beside a thing that is no node, what stands there staying as it is. KeyError: it is not there."""
+        self.check()
+        await self._kept(self.engine.amend(key, payload, self.now))
+
     async def remove(self, key: str, reason: str) -> bool:
         """A thing that is no node is no more. False: it is not there."""
         self.check()

@@ -79,7 +79,7 @@ class AboutHandlers:
 
     async def metrics(self, request: web.Request) -> web.Response:
         """GET /metrics: Prometheus' text when asked for, else JSON for pages."""
-        self._callers.require_read(request)
+        self._callers.require_observe(request)
         counts = self._registry.directory.counts()
         accept = request.headers.get("Accept", "*/*")
         # Some pages' libraries ask for JSON and for plain text in one breath; Prometheus never asks for JSON.

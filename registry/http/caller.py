@@ -1,13 +1,16 @@
 """Who is on the other end: the key it sends, and the address it comes from."""
 
 import ipaddress
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from aiohttp import web
 
 from registry.auth import Authenticator
+from registry.directory import Entry
+from registry.errors import ApiError, no_such_node
 from registry.http.presented import from_worker, presented
 from registry.keys import Principal
+from registry.scopes import Query, narrowed
 
 
 class Callers:
@@ -27,6 +30,33 @@ class Callers:
         """The caller, who may read."""
         who = self.identify(request)
         self._auth.require(who, "read")
+        return who
+
+    def narrowed(self, who: Principal, query: Query, aliases: Mapping[str, str]) -> Query:
+        """The question as far as the caller may ask it. Raises 403."""
+        return query if self._auth.open or not who.scope.is_narrow else narrowed(query, who.scope, aliases)
+
+    def require_sight(self, who: Principal, entry: Entry) -> None:
+        """Raise 404 for a node that the caller may not see, as if there were none."""
+        if who.scope.is_narrow and not self._auth.open and not who.scope.admits(entry.region, entry.role):
+            raise no_such_node(entry.node_id)
+
+    def is_good_still(self, who: Principal) -> bool:
+        """Whether the caller's key has not been revoked meanwhile, and has not ended."""
+        try:
+            self._auth.check_still(who)
+        except ApiError:
+            return False
+        return True
+
+    def on_key_change(self, hear: Callable[[str], None]) -> None:
+        """Call that with the id of each key of which something new is known: it may have been revoked."""
+        self._auth.on_key_change = hear
+
+    def require_observe(self, request: web.Request) -> Principal:
+        """The caller, who may read what tells of the whole."""
+        who = self.identify(request)
+        self._auth.require(who, "observe")
         return who
 
     def require_operator(self, request: web.Request) -> Principal:

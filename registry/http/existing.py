@@ -55,9 +55,10 @@ class ExistingHandlers:
         )
 
     def _node(self, request: web.Request) -> dict[str, Json]:
-        self._callers.require_read(request)
+        who = self._callers.require_read(request)
         no_query(request)
         entry = self._registry.require(request.match_info["node_id"])
+        self._callers.require_sight(who, entry)
         node: dict[str, Json] = orjson.loads(entry.fragment() + b"}")
         return node
 

@@ -35,7 +35,7 @@ class FederationHandlers:
 
     async def federation(self, request: web.Request) -> web.Response:
         """GET /api/v1/federation."""
-        self._callers.require_read(request)
+        self._callers.require_observe(request)
         no_query(request)
         if self._region.writer is None:
             raise NotWriter

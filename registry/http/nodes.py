@@ -9,7 +9,7 @@ from aiohttp import web
 from registry.clock import Clock
 from registry.directory import Entry
 from registry.discovery import Finder, filters_of, in_order_of_ids, matching
-from registry.errors import invalid
+from registry.errors import ApiError, invalid
 from registry.http.caller import Callers
 from registry.http.watch import Watching
 from registry.http.wire import answer, answer_json, no_query, query_of, read_json
@@ -67,9 +67,11 @@ class NodeHandlers:
 
     async def get(self, request: web.Request) -> web.Response:
         """GET /{node_id}."""
-        self._callers.require_read(request)
+        who = self._callers.require_read(request)
         await self._registry.seen(query_of(request, OneQuery).min_version)
-        return answer(self._registry.require(request.match_info["node_id"]).fragment() + b"}")
+        entry = self._registry.require(request.match_info["node_id"])
+        self._callers.require_sight(who, entry)
+        return answer(entry.fragment() + b"}")
 
     async def delete(self, request: web.Request) -> web.Response:
         """DELETE /{node_id}."""
@@ -88,12 +90,14 @@ class NodeHandlers:
 
     async def list(self, request: web.Request) -> web.Response:
         """GET /nodes, in the order of ids."""
-        self._callers.require_read(request)
-        query = query_of(request, ListQuery)
+        who = self._callers.require_read(request)
+        query = self._callers.narrowed(who, query_of(request, ListQuery), self._registry.place.aliases)
         if query.since is not None:
             if query.cursor is not None or query.offset:
                 raise invalid("query.since", "has no pages: leave out cursor and offset")
-            return await self._watching.poll(query)
+            polled = await self._watching.poll(query)
+            self._callers.require_read(request)  # again: it may have waited while the key was revoked
+            return polled
         await self._registry.seen(query.min_version)
         since = self._watching.cursor
         directory = self._registry.directory
@@ -127,6 +131,11 @@ class NodeHandlers:
         if query.min_version is not None:
             await self._registry.seen(query.min_version)
             question = repr(query.model_copy(update={"min_version": None}))
+        within = self._callers.narrowed(who, query, self._registry.place.aliases)
+        if within is not query:
+            if query.explain:
+                raise ApiError("forbidden", "explain counts all nodes; ask with a key without region or role scopes.")
+            query, question = within, repr(within)
         region, lot = self._caller_region(who.node_id), self._dice.randrange(LOTS)
         now_s = self._clock.monotonic()
         found = self._finder.discover(query, question, region, now_s, lot, who.node_id)

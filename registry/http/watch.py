@@ -20,6 +20,7 @@ from registry.discovery import filters_of
 from registry.errors import ApiError
 from registry.http.caller import Callers
 from registry.http.wire import answer, query_of
+from registry.keys import Principal
 from registry.logs import event
 from registry.model import ListQuery, NodeFilter, WatchQuery
 
@@ -47,8 +48,9 @@ class _Watcher:
     """One connection. Until it has had its snapshot, what comes meanwhile waits here; from then on it is written at
     once: aiohttp's stream would cost each watcher a task's turn for each piece."""
 
-    def __init__(self, request: web.Request) -> None:
+    def __init__(self, request: web.Request, who: Principal) -> None:
         assert request.transport is not None
+        self.who = who
         self._transport = request.transport
         self._chunked = request.version >= HttpVersion11
         self._waiting: list[_Events] | None = []
@@ -127,20 +129,21 @@ class Watching:
         self._polling = 0
         self._teller: asyncio.Task[None] | None = None
         self._stopped = asyncio.Event()
+        callers.on_key_change(self._look_at_key)
 
     # handlers
 
     async def watch(self, request: web.Request) -> web.StreamResponse:
         """GET /watch."""
-        self._callers.require_read(request)
-        query = query_of(request, WatchQuery)
+        who = self._callers.require_read(request)
+        query = self._callers.narrowed(who, query_of(request, WatchQuery), self._aliases)
         question = repr(query)
         if self._is_full() or (question not in self._groups and len(self._groups) >= MOST_QUESTIONS):
             self._refuse()
         response = web.StreamResponse(headers=_HEADERS)
         if request.version >= HttpVersion11:
             response.enable_chunked_encoding()
-        watcher = _Watcher(request)
+        watcher = _Watcher(request, who)
         self._watchers.add(watcher)
         self._count("opened")
         try:
@@ -207,6 +210,12 @@ class Watching:
 
     # parts
 
+    def _look_at_key(self, key_id: str) -> None:
+        """A key may have been revoked: whoever watches with it is told nothing more."""
+        for watcher in self._watchers:
+            if watcher.who.key_id == key_id and not self._callers.is_good_still(watcher.who):
+                watcher.over.set()
+
     def _audience(self, query: NodeFilter) -> Audience:
         return Audience(self._directory, filters_of(query, "any", self._aliases))
 
@@ -245,6 +254,8 @@ class Watching:
                 async with asyncio.timeout(ALIVE_EVERY_S):
                     await watcher.over.wait()
                     return
+            if not self._callers.is_good_still(watcher.who):
+                return
             if watcher.is_stuck():
                 watcher.cut()
             else:

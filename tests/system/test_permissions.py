@@ -1,6 +1,7 @@
 """Who may do what, as data: every route, every kind of caller, both modes, bound to loopback or wider.
 
-The sets of statuses stand in the order of the callers below. A route of the app without a row fails.
+The sets of statuses stand in the order of COLUMNS; callers that are to be treated alike share one. A route of the app
+without a row fails.
 """
 
 from collections.abc import AsyncIterator, Iterator
@@ -12,13 +13,15 @@ import pytest
 from aiohttp import web
 
 from federation.config import Config
+from federation.record import KEY_PREFIX
+from registry.api_key import ApiKey
 from registry.app import Parts, make_app
 from registry.auth import Allowlist, Authenticator
 from registry.clock import SystemClock
 from registry.directory import Directory
 from registry.follower import Follower
 from registry.http.server import Runner
-from registry.keys import key_hash
+from registry.keys import Grant, key_hash, key_id_of
 from registry.lifecycle import Windows
 from registry.metrics import Metrics
 from registry.region import Membership, Region
@@ -29,12 +32,17 @@ from tests.support.valkey import Valkey, valkey
 
 SECRET = b"s" * 32
 Mode = Literal["key", "open"]
-CALLERS = ("none", "malformed", "unknown", "own", "other", "admin")
+COLUMNS = ("none", "bad", "own", "other", "read", "scoped", "join", "admin")
+CALLERS = {
+    "none": "none", "malformed": "bad", "unknown": "bad", "expired": "bad", "ended": "bad", "revoked": "bad",
+    "revoked-read": "bad", "own": "own", "other": "other", "read": "read", "scoped": "scoped", "join": "join",
+    "admin": "admin", "minted-admin": "admin",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Row:
-    """A route, how to call it on the node `mine`, and what each of CALLERS gets."""
+    """A route, how to call it on the node `mine`, and what each of COLUMNS gets."""
 
     method: str
     route: str
@@ -44,14 +52,18 @@ class Row:
     wide: str = ""  # in mode key, when others than this machine can reach the registry; the same by default
 
 
-EVERYONE = "200 200 200 200 200 200"
-READ = "401 401 401 200 200 200"
-READ_OPEN = "200 401 401 200 200 200"
-OWN = "401 401 401 200 403 200"
-OWN_OPEN = READ_OPEN
-OPERATE = "401 401 401 403 403 200"
-FORGET = "401 401 401 403 403 404"  # nobody of that id is in the roster
-NOBODY = "403 403 403 403 403 403"
+#           none bad own other read scoped join admin
+EVERYONE = "200 200 200 200 200 200 200 200"
+OPEN = "    200 401 200 200 200 200 200 200"
+READ = "    401 401 200 200 200 200 403 200"
+OBSERVE = " 401 401 200 200 200 403 403 200"
+JOIN = "    200 401 200 200 403 403 200 200"
+JOIN_WIDE = "401 401 200 200 403 403 200 200"
+AGAIN = "   409 401 200 409 409 409 409 200"
+OWN = "     401 401 200 403 403 403 403 200"
+OPERATE = " 401 401 403 403 403 403 403 200"
+FORGET = "  401 401 403 403 403 403 403 404"  # nobody of that id is in the roster
+NOBODY = "  403 403 403 403 403 403 403 403"
 NODES, ONE = "/api/v1/nodes", "/api/v1/nodes/{node_id}"
 
 ROWS = [
@@ -59,27 +71,27 @@ ROWS = [
         Row("GET", route, EVERYONE, EVERYONE)
         for route in ("/", "/health", "/healthz", "/readyz", "/docs", "/openapi.json", "/bootstrap/node_bootstrap.py")
     ),
-    Row("POST", f"{NODES}/register", READ_OPEN, READ_OPEN, {"node_id": "new"}, wide=READ),
-    Row("POST", f"{NODES}/register", "409 401 401 200 409 200", READ_OPEN, {"node_id": "mine"}),
-    Row("POST", f"{NODES}/heartbeat", OWN, OWN_OPEN, {"node_id": "mine"}),
-    Row("POST", f"{ONE}/heartbeat", OWN, OWN_OPEN, {}),
-    Row("DELETE", ONE, OWN, OWN_OPEN),
-    Row("PATCH", ONE, OWN, OWN_OPEN, {"status": "draining"}),
-    Row("PATCH", ONE, OWN, OWN_OPEN, {"status": "online"}),
+    Row("POST", f"{NODES}/register", JOIN, OPEN, {"node_id": "new"}, wide=JOIN_WIDE),
+    Row("POST", f"{NODES}/register", AGAIN, OPEN, {"node_id": "mine"}),
+    Row("POST", f"{NODES}/heartbeat", OWN, OPEN, {"node_id": "mine"}),
+    Row("POST", f"{ONE}/heartbeat", OWN, OPEN, {}),
+    Row("DELETE", ONE, OWN, OPEN),
+    Row("PATCH", ONE, OWN, OPEN, {"status": "draining"}),
+    Row("PATCH", ONE, OWN, OPEN, {"status": "online"}),
     Row("PATCH", ONE, OPERATE, OPERATE, {"status": "maintenance"}),
     Row("PATCH", ONE, OPERATE, OPERATE, {"labels_add": ["x"]}),
     Row("PATCH", ONE, OPERATE, OPERATE, {"labels_remove": ["x"]}),
     Row("PATCH", ONE, OPERATE, OPERATE, {"status": "draining", "labels_add": ["x"]}),
-    Row("GET", NODES, READ, READ_OPEN),
-    Row("GET", f"{NODES}/discover", READ, READ_OPEN),
-    Row("POST", f"{NODES}/discover", READ, READ_OPEN, {}),
-    Row("GET", f"{NODES}/watch", READ, READ_OPEN),
-    Row("GET", ONE, READ, READ_OPEN),
-    Row("GET", f"{ONE}/profile", READ, READ_OPEN),
-    Row("GET", f"{ONE}/dashboard", READ, READ_OPEN),
-    Row("GET", "/metrics", READ, READ_OPEN),
+    Row("GET", NODES, READ, OPEN),
+    Row("GET", f"{NODES}/discover", READ, OPEN),
+    Row("POST", f"{NODES}/discover", READ, OPEN, {}),
+    Row("GET", f"{NODES}/watch", READ, OPEN),
+    Row("GET", ONE, READ, OPEN),
+    Row("GET", f"{ONE}/profile", READ, OPEN),
+    Row("GET", f"{ONE}/dashboard", READ, OPEN),
+    Row("GET", "/metrics", OBSERVE, OPEN),
     Row("POST", "/api/v1/maintenance/cleanup", OPERATE, OPERATE),
-    Row("GET", "/api/v1/federation", READ, READ_OPEN),
+    Row("GET", "/api/v1/federation", OBSERVE, OPEN),
     Row("DELETE", "/api/v1/federation/members/{registry_id}", FORGET, FORGET),
     # Peers prove themselves on the link, with the federation's secret and their identities; this one has neither.
     Row("GET", "/federation/v1/link", NOBODY, NOBODY),
@@ -98,6 +110,13 @@ class House:
 
     client: aiohttp.ClientSession
     headers: dict[str, dict[str, str]]
+    mode: Mode
+    wide: bool
+
+    def expected(self, row: Row) -> dict[str, int]:
+        """What each column should get."""
+        text = row.open if self.mode == "open" else (row.wide or row.key) if self.wide else row.key
+        return dict(zip(COLUMNS, map(int, text.split()), strict=True))
 
     async def call(self, row: Row, caller: str) -> int:
         path = row.route.replace("{node_id}", "mine").replace("{registry_id}", "nobody")
@@ -136,7 +155,7 @@ def built(store: RedisStore, mode: Mode, wide: bool) -> tuple[web.Application, A
 
 
 @pytest.fixture(params=[("key", False), ("key", True), ("open", False), ("open", True)], ids=lambda p: f"{p[0]}-{p[1]}")
-async def house(store_server: Valkey, request: pytest.FixtureRequest) -> AsyncIterator[tuple[House, Mode, bool]]:
+async def house(store_server: Valkey, request: pytest.FixtureRequest) -> AsyncIterator[House]:
     mode, wide = request.param
     store = RedisStore(store_server.url, region=f"{mode}-{wide}", worker_id="w", beat_window_ms=300_000)
     await store.start()
@@ -146,45 +165,57 @@ async def house(store_server: Valkey, request: pytest.FixtureRequest) -> AsyncIt
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()
-    stranger = Authenticator("key", Directory(WINDOWS, 0.0, "local"), b"x" * 32, [], True)
-    keys = {
-        "unknown": stranger.mint("mine"),  # well formed, of another federation
-        "own": auth.mint("mine"),
-        "other": auth.mint("other"),
-        "admin": ADMIN_KEY,
-    }
+    keys = await keys_of_callers(auth, region)
     headers = {name: {"Authorization": f"Bearer {key}"} for name, key in keys.items()}
     headers |= {"none": {}, "malformed": {"Authorization": f"Token {keys['own']}"}}
+    assert headers.keys() == CALLERS.keys()
     async with aiohttp.ClientSession(f"http://127.0.0.1:{runner.addresses[0][1]}") as client:
-        yield House(client, headers), mode, wide
+        yield House(client, headers, mode, wide)
     await runner.cleanup()
     await region.stop()
     await region._follower.stop()
     await store.aclose()
 
 
-async def test_every_caller_may_do_what_the_table_says(house: tuple[House, Mode, bool]) -> None:
-    subject, mode, wide = house
-    found, wanted = [], []
-    for row in ROWS:
-        statuses = []
-        for caller in CALLERS:
-            await subject.prepare()
-            statuses.append(str(await subject.call(row, caller)))
-        found.append((row.method, row.route, row.body, " ".join(statuses)))
-        expected = (row.wide or row.key) if mode == "key" and wide else row.key if mode == "key" else row.open
-        wanted.append((row.method, row.route, row.body, expected))
-    assert found == wanted
+async def keys_of_callers(auth: Authenticator, region: Region) -> dict[str, str]:
+    writer = region.writer
+    assert writer is not None
+    stranger = Authenticator("key", Directory(WINDOWS, 0.0, "local"), b"x" * 32, [], True)
+    keys = {
+        "unknown": stranger.mint("mine"),  # well formed, of another federation
+        "own": auth.mint("mine"),
+        "other": auth.mint("other"),
+        "revoked": auth.mint("mine"),
+        "ended": auth.mint("mine"),  # by its record: it was replaced
+        "expired": auth.mint_grant(Grant("read", 1_000))[0],
+        "admin": ADMIN_KEY,
+    }
+    grants = {
+        "read": Grant("read"), "revoked-read": Grant("read"), "scoped": Grant("read", scopes=("nodes", "role:worker")),
+        "join": Grant("join"), "minted-admin": Grant("admin"),
+    }  # fmt: skip
+    keys |= {name: auth.mint_grant(grant)[0] for name, grant in grants.items()}
+    ids = {name: key_id_of(key_hash(key)) for name, key in keys.items()}
+    for name in ("revoked", "revoked-read"):
+        await writer.revoke(KEY_PREFIX + ids[name], "a test")
+    ended = ApiKey(ids["ended"], "node", node_id="mine", expires_at_ms=1_000)
+    await writer.put(KEY_PREFIX + ended.key_id, ended.encode())
+    return keys
 
 
-async def test_a_refusal_changes_nothing(house: tuple[House, Mode, bool]) -> None:
-    subject, _, _ = house
+async def test_every_caller_may_do_what_the_table_says_and_a_refusal_changes_nothing(house: House) -> None:
+    await house.prepare()
+    before = await state(house)
     for row in ROWS:
-        for caller in CALLERS:
-            await subject.prepare()
-            before = await state(subject)
-            if await subject.call(row, caller) != 200:
-                assert await state(subject) == before, (row, caller)
+        found, wanted = {}, {}
+        for caller, column in CALLERS.items():
+            found[caller], wanted[caller] = await house.call(row, caller), house.expected(row)[column]
+            if found[caller] == 200 and row.method != "GET":
+                await house.prepare()
+                before = await state(house)
+            else:
+                assert await state(house) == before, (row, caller)
+        assert found == wanted, row
 
 
 async def state(subject: House) -> list[dict[str, Any]]:

@@ -5,13 +5,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from registry.keys import (
+    MAX_EXPIRY_S,
+    MAX_KEY_LENGTH,
+    MAX_USES,
+    MINTABLE,
+    Grant,
+    Principal,
     belongs_to,
     is_admin_key,
     is_issued,
     key_hash,
-    mint_admin_key,
+    key_id_of,
+    keyed_hash,
+    mint,
     mint_node_key,
+    read_grant,
 )
+from registry.scopes import MAX_SCOPES
 
 SECRETS = st.binary(min_size=1, max_size=64)
 NONCES = st.binary(min_size=12, max_size=12)
@@ -34,10 +44,11 @@ def test_a_node_key_is_this_federations_and_this_nodes(
 @given(NONCES, IDS, st.data())
 def test_no_changed_key_is_known(nonce: bytes, node_id: str, data: st.DataObject) -> None:
     key = mint_node_key(b"secret", node_id, nonce)
-    position = data.draw(st.integers(len("sk-node-"), len(key) - 2))  # the last one carries spare bits
+    position = data.draw(st.integers(len("sk-node-"), len(key) - 1))
     letter = data.draw(st.sampled_from("ABCXYZabcxyz0189-_").filter(lambda c: c != key[position]))
     changed = key[:position] + letter + key[position + 1 :]
     assert not (is_issued(b"secret", changed) and belongs_to(b"secret", changed, node_id))
+    assert position < len(key) - 1 or not is_issued(b"secret", changed)  # its spare bits are nobody's to choose
     assert key_hash(changed) != key_hash(key)
 
 
@@ -73,8 +84,94 @@ def test_the_form_of_an_admin_key(text: str, good: bool) -> None:
     assert is_admin_key(text) is good
 
 
+SCOPES = st.from_regex(r"nodes|(region|role):[A-Za-z0-9][A-Za-z0-9._-]{0,62}", fullmatch=True)
+GRANTS = st.builds(
+    Grant,
+    st.sampled_from(MINTABLE),
+    st.none() | st.integers(1, MAX_EXPIRY_S).map(lambda s: s * 1000),
+    st.none() | st.integers(1, MAX_USES),
+    st.lists(SCOPES, max_size=MAX_SCOPES).map(tuple),
+)
+
+
+@given(SECRETS, SECRETS, NONCES, GRANTS)
+def test_a_minted_key_says_itself_what_it_may(secret: bytes, other: bytes, nonce: bytes, grant: Grant) -> None:
+    key = mint(secret, grant, nonce)
+    assert key.startswith(f"sk-{grant.kind}-")
+    assert len(key) <= MAX_KEY_LENGTH
+    assert read_grant(secret, key) == grant
+    assert (read_grant(other, key) == grant) == (other == secret)
+    assert not is_issued(secret, key)
+
+
+@given(NONCES, GRANTS, st.data())
+def test_no_changed_minted_key_is_known(nonce: bytes, grant: Grant, data: st.DataObject) -> None:
+    key = mint(b"secret", grant, nonce)
+    position = data.draw(st.integers(0, len(key) - 1))
+    letter = data.draw(st.characters(codec="ascii").filter(lambda c: c != key[position]))
+    assert read_grant(b"secret", key[:position] + letter + key[position + 1 :]) is None
+
+
+@given(NONCES, st.sampled_from(MINTABLE), st.sampled_from(MINTABLE))
+def test_no_key_becomes_one_of_another_kind(nonce: bytes, kind: str, other: str) -> None:
+    key = mint(b"secret", Grant(kind), nonce)  # type: ignore[arg-type]  # it is drawn of those
+    forged = f"sk-{other}-" + key.removeprefix(f"sk-{kind}-")
+    assert (read_grant(b"secret", forged) is not None) == (other == kind)
+
+
+KEY = mint(b"secret", Grant("read", 1_000, 5, ("nodes",)), bytes(12))
+BODY = KEY.removeprefix("sk-read-")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "", " ", "sk-", "sk-read-", "sk-read-A", "sk-read-%", "sk-read-" + "A" * 5_000, "sk-read-" + "A" * 54,
+        "sk-none-" + BODY, "sk-node-" + BODY, "SK-READ-" + BODY, "sk-read" + BODY, f"sk-read--{BODY}", BODY,
+        KEY + "=", KEY + "A", KEY + " ", KEY + "\n", " " + KEY, KEY[:-1], KEY + KEY, KEY + "\0",
+        "sk-read-\u0441" + BODY[1:], "sk-read-" + BODY.swapcase(), "sk-join-" + BODY, "sk-admin-" + BODY,
+        KEY[:20] + "\n" + KEY[20:], KEY[:20] + "==" + KEY[20:], "sk-read-" + BODY + "\udc80",
+    ],
+)  # fmt: skip
+def test_what_is_no_minted_key(text: str) -> None:
+    assert read_grant(b"secret", text) is None
+    assert not is_issued(b"secret", text)
+
+
+@pytest.mark.parametrize(
+    "grant",
+    [
+        Grant("read", scopes=("everything",)),
+        Grant("read", scopes=("nodes,region:eu",)),
+        Grant("read", scopes=("nodes",) * (MAX_SCOPES + 1)),
+        Grant("join", max_uses=MAX_USES + 1),
+        Grant("join", max_uses=-1),
+        Grant("join", (MAX_EXPIRY_S + 1) * 1000),
+        Grant("join", -1_000),
+    ],
+)
+def test_what_cannot_be_minted(grant: Grant) -> None:
+    with pytest.raises(ValueError, match=r"out of bounds|is no scope"):
+        mint(b"secret", grant, bytes(12))
+
+
+def test_a_key_with_a_scope_of_a_later_version_is_not_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("registry.keys.parse_scopes", lambda texts: None)
+    key = mint(b"secret", Grant("read", scopes=("models:small",)), bytes(12))
+    monkeypatch.undo()
+    assert read_grant(b"secret", key) is None
+
+
 def test_a_minted_admin_key_has_the_form() -> None:
-    assert is_admin_key(mint_admin_key(bytes(32)))
+    assert is_admin_key(mint(b"secret", Grant("admin"), bytes(12)))
+
+
+def test_what_is_kept_and_shown_of_a_key_is_not_the_key() -> None:
+    hashed = key_hash(KEY)
+    assert keyed_hash(b"one", hashed) != keyed_hash(b"another", hashed) != hashed
+    who = Principal("read", None, hashed, KEY)
+    assert who.key_id == key_id_of(hashed) == hashed.hex()[:24]
+    assert KEY not in repr(who)
 
 
 def test_a_hash_tells_nothing_of_its_key() -> None:
