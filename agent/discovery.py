@@ -8,9 +8,11 @@ import time
 import weakref
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import quote
 
 import orjson
 
@@ -25,6 +27,7 @@ from agent.wire import kept_adverts, not_a_registry
 
 __all__ = [
     "AsyncNodeDiscovery", "Node", "NodeChange", "NodeDiscovery", "Nodes", "RegistryUnreachable", "RequestRefused",
+    "Reservation",
 ]  # fmt: skip
 
 T = TypeVar("T")
@@ -68,6 +71,16 @@ class _Kept:
     at_s: float
 
 
+@dataclass(frozen=True, slots=True)
+class Reservation:
+    """Slots of a node that are held for us, for `ttl_s` seconds at most."""
+
+    node_id: str
+    reservation_id: str
+    slots: int
+    ttl_s: float
+
+
 class AsyncNodeDiscovery:
     """Coroutines. `registry_url` is one URL, several separated by commas, or a list of them.
 
@@ -103,6 +116,7 @@ class AsyncNodeDiscovery:
         self._kept_key = kept.api_key if kept else None
         self._fresh_s, self._stale_s = fresh_s, stale_s
         self._answers: OrderedDict[tuple[tuple[str, str], ...], _Kept] = OrderedDict()
+        self._reserved_at_s = -math.inf
         self._looked_around = False
         self._prober = Prober() if probe else None
         self._probing: asyncio.Task[bool] | None = None
@@ -152,6 +166,24 @@ class AsyncNodeDiscovery:
 
         return Watcher(self._client, query, lambda: self._key or self._kept_key, listed, self._blame).changes()
 
+    @asynccontextmanager
+    async def reserve(self, node: Node | str, slots: int = 1, ttl_s: float = 10.0) -> AsyncIterator[Reservation]:
+        """Hold slots of a node for as long as the block runs, for `ttl_s` seconds at most: others are led elsewhere
+        meanwhile. Raises RegistryUnreachable, or RequestRefused: 409 where others hold it, so take another node."""
+        node_id = node if isinstance(node, str) else node.node_id
+        path = f"/api/v1/nodes/{quote(node_id, safe='')}/reservations"
+        await self._prepare()
+        outcome, taken = await self._call("POST", path, body={"slots": slots, "ttl_s": ttl_s})
+        demand(outcome)
+        held_id = taken.get("reservation_id") if isinstance(taken, dict) else None
+        if not isinstance(held_id, str):
+            demand(not_a_registry(self._client.url))
+        self._reserved_at_s = time.monotonic()  # answers of before would lead us there again
+        try:
+            yield Reservation(node_id, str(held_id), slots, ttl_s)
+        finally:  # without an answer it ends by itself
+            await self._call("DELETE", f"{path}/{held_id}", spare=True)
+
     async def close(self) -> None:
         """Close the connections."""
         if self._probing is not None:
@@ -168,7 +200,7 @@ class AsyncNodeDiscovery:
         question_key = tuple(sorted(query.items()))
         kept = self._answers.get(question_key)
         age_s = time.monotonic() - kept.at_s if kept else math.inf
-        if kept and age_s < self._fresh_s and not fresh:
+        if kept and age_s < self._fresh_s and kept.at_s > self._reserved_at_s and not fresh:
             return nodes_of(orjson.loads(kept.answer)) or Nodes()
         await self._prepare()
         spare = kept is not None and age_s < self._stale_s
@@ -206,6 +238,9 @@ class AsyncNodeDiscovery:
         if path == DISCOVER and asks_for_distance(query):  # what was measured makes a question too long for a URL
             measured = self._prober.rtts_ms() if self._prober is not None else {}
             method, asked = "POST", {"body": as_body(query, self._client.registries.rtts_ms(), measured)}
+        return await self._call(method, path, spare=spare, **asked)
+
+    async def _call(self, method: str, path: str, *, spare: bool = False, **asked: Any) -> tuple[Outcome, Any]:
         key = self._key or self._kept_key
         outcome, data = await self._client.call(method, path, key=key, spare=spare, **asked)
         if outcome.status == 401 and self._kept_key:
@@ -264,6 +299,16 @@ class NodeDiscovery:
 
         while True:
             yield self._run(following(), None)
+
+    @contextmanager
+    def reserve(self, node: Node | str, slots: int = 1, ttl_s: float = 10.0) -> Iterator[Reservation]:
+        """See AsyncNodeDiscovery."""
+        holding = self._async.reserve(node, slots, ttl_s)
+        held = self._run(holding.__aenter__())
+        try:
+            yield held
+        finally:
+            self._run(holding.__aexit__(None, None, None))
 
     def close(self) -> None:
         """Close the connections and end the thread."""

@@ -20,12 +20,14 @@ from registry.http.existing import ExistingHandlers
 from registry.http.federation import LINK_PATH, FederationHandlers
 from registry.http.forward import Forwarder
 from registry.http.nodes import NodeHandlers
+from registry.http.reservations import ReservationHandlers
 from registry.http.server import Gate
 from registry.http.watch import Watching
 from registry.http.wire import MAX_BODY_BYTES
 from registry.metrics import Metrics
 from registry.ports import Store
 from registry.region import Region
+from registry.reservations import Reservations
 from registry.service import Place, Registry
 
 BOOTSTRAP_SCRIPT = Path(__file__).parent / "http" / "node_bootstrap.py"
@@ -66,7 +68,9 @@ def make_app(parts: Parts) -> tuple[web.Application, Gate, Forwarder, Registry, 
     watching = Watching(
         parts.directory, changes, callers, parts.place.aliases, lambda what: parts.metrics.watchers.labels(what).inc()
     )
-    nodes = NodeHandlers(registry, finder, callers, parts.clock, watching)
+    reservations = Reservations(registry, region, parts.clock)
+    held = ReservationHandlers(reservations, callers)
+    nodes = NodeHandlers(registry, finder, callers, parts.clock, watching, reservations)
     about = AboutHandlers(
         registry,
         callers,
@@ -99,6 +103,9 @@ def make_app(parts: Parts) -> tuple[web.Application, Gate, Forwarder, Registry, 
             web.delete(one, nodes.delete),
             web.patch(one, nodes.patch),
             web.post(f"{one}/heartbeat", nodes.heartbeat_of),
+            web.get(f"{one}/reservations", held.list),
+            web.post(f"{one}/reservations", held.reserve),
+            web.delete(f"{one}/reservations/{{reservation_id}}", held.release),
             web.get(f"{one}/profile", existing.profile),
             web.get(f"{one}/dashboard", existing.dashboard),
             web.post("/api/v1/maintenance/cleanup", existing.clean_up),

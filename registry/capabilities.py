@@ -10,6 +10,7 @@ from typing import Any
 from registry.names import folded
 
 Json = Any
+MOST_SLOTS = 100_000  # of one node; more is a slip of the keyboard
 
 # Old callers' spellings of the system's facts, and ours.
 _SYSTEM_ALIASES = {
@@ -83,6 +84,22 @@ def free_vram_gb(gpus: Iterable[Json]) -> float | None:
     """Free VRAM of all GPUs together in GB, or None when no GPU tells it."""
     sizes = [size for g in gpus if isinstance(g, dict) and (size := number(g.get("vram_free_gb"))) is not None]
     return sum(sizes) if sizes else None
+
+
+def slots_of(flat: Mapping[str, Json], metrics: Mapping[str, Json]) -> int | None:
+    """How many requests a node can work on at once: as it says itself (`slots`, `parallelism`), else as its engines
+    do in its heartbeats; None where nobody says."""
+    engines = metrics.get("engines")
+    listed = engines.values() if isinstance(engines, dict) else ()
+    told = [engine.get("slots") for engine in listed if isinstance(engine, dict)]
+    counted = [count for each in told if (count := _slots(each)) is not None]
+    declared = (flat.get("slots"), flat.get("parallelism"), metrics.get("slots"), sum(counted) if counted else None)
+    return next((count for each in declared if (count := _slots(each)) is not None), None)
+
+
+def _slots(value: Json) -> int | None:
+    count = number(value)
+    return int(count) if count is not None and 1 <= count <= MOST_SLOTS else None
 
 
 def number(value: Json) -> float | None:

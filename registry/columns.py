@@ -6,7 +6,7 @@ spread over the rows by one gather; numbers are compared row by row, in the arra
 capabilities and models are found by an inverted index over the distinct sets of them.
 
 Every change costs the same whatever there is already, and every question a few passes over arrays: nothing is
-rebuilt for a write, and no question can be made slow by what it asks for. Memory: 60 bytes a row, and what the
+rebuilt for a write, and no question can be made slow by what it asks for. Memory: 64 bytes a row, and what the
 distinct classes and sets take.
 """
 
@@ -150,6 +150,7 @@ class Columns:
         self.numbers: dict[str, Floats] = {name: np.full(FEW_ROWS, _UNKNOWN) for name in NUMBERS}
         self.base = np.zeros(FEW_ROWS, np.float32)  # what ranking adds to a node's latency: see ranking.py
         self.settled_load = np.full(FEW_ROWS, _UNKNOWN)  # the load that `base` was made of
+        self.held = np.zeros(FEW_ROWS, np.float32)  # the share of the node that callers hold
         self.heard_s = np.zeros(FEW_ROWS, np.float64)  # monotonic, of the last heartbeat
         self.vectors = Vectors(FEW_ROWS)
         self.said_seq = np.zeros(FEW_ROWS, np.int64)  # the position of the word on it, in its home's chain
@@ -181,7 +182,7 @@ class Columns:
         self.class_of[row] = 0
         for column in self.numbers.values():
             column[row] = _UNKNOWN
-        self.base[row], self.settled_load[row] = 0, _UNKNOWN
+        self.base[row], self.settled_load[row], self.held[row] = 0, _UNKNOWN, 0
         self.vectors.set(row, {})
         self._free_rows.append(row)
 
@@ -314,6 +315,7 @@ class Columns:
         self.vectors.grow(len(self.class_of))
         self.base = _doubled(self.base, 0)
         self.settled_load = _doubled(self.settled_load, _UNKNOWN)
+        self.held = _doubled(self.held, 0)
         self.heard_s = _doubled(self.heard_s, 0)
         self.said_seq = _doubled(self.said_seq, 0)
         self.numbers = {name: _doubled(column, _UNKNOWN) for name, column in self.numbers.items()}

@@ -13,13 +13,13 @@ from typing import Any
 
 import orjson
 
-from registry.capabilities import capability_names, free_vram_gb, number, total_vram_gb
+from registry.capabilities import capability_names, free_vram_gb, number, slots_of, total_vram_gb
 from registry.columns import Columns, Kind
 from registry.latency import MOST_PAIRS, MOST_REGISTRIES, believed
 from registry.lifecycle import Deadlines, ExpiryGuard, Liveness, Transition, Windows, next_liveness, shown_status
 from registry.names import folded, model_terms
 from registry.node import Intent, Record, Word, iso, rendered, token_text
-from registry.ranking import base_cost, settled_load
+from registry.ranking import base_cost, held_share, settled_load
 from registry.tables import Tables
 
 Json = Any
@@ -97,7 +97,7 @@ class Entry:
     __slots__ = (
         "_declared_free_gb", "_dynamic", "_intent", "_owner_revision", "_registration", "_static", "_token",
         "_token_text", "beat_at_ms", "due_at_s", "heard_s", "key_hash", "metrics", "node_id", "owner", "region",
-        "row", "said", "version", "word",
+        "reserved_slots", "row", "said", "version", "word",
     )  # fmt: skip
 
     def __init__(self, node_id: str, owner: Owner, row: int) -> None:
@@ -107,6 +107,7 @@ class Entry:
         self.word = Word()
         self.said = (0, 0)
         self.metrics = b"{}"
+        self.reserved_slots = 0
         self._declared_free_gb: float | None = None
         self.beat_at_ms: int | None = None
         self.heard_s = self.due_at_s = 0.0
@@ -184,6 +185,15 @@ class Entry:
         live_gb = free_vram_gb(gpus) if isinstance(gpus, list) else None
         return max(known) / 100 if known else None, self._declared_free_gb if live_gb is None else live_gb
 
+    def reserve(self, slots: int) -> None:
+        """So many of its slots are held for callers."""
+        self.reserved_slots, self._dynamic = slots, None
+
+    @property
+    def slots(self) -> int | None:
+        """How many requests it can work on at once, where it says so."""
+        return slots_of(orjson.loads(self.static + b"}")["capabilities"], orjson.loads(self.metrics))
+
     def heard(self, at_ms: int, now: float) -> None:
         """Note a heartbeat."""
         self.beat_at_ms, self.heard_s = at_ms, now
@@ -205,6 +215,8 @@ class Entry:
                 beat,
                 self.metrics,
             )
+            if self.reserved_slots:
+                self._dynamic += b',"reserved_slots":%d' % self.reserved_slots
         return self._dynamic
 
     def _reason(self) -> str | None:
@@ -254,6 +266,7 @@ class Directory:
         self._deleted: dict[str, int] = {}
         self._shared: dict[Any, Any] = {}
         self._pairs: dict[str, dict[str, float]] = {}
+        self._reserved: dict[str, int] = {}  # slots that callers hold, also of nodes that have not arrived yet
         self.rtts_left_out = 0  # round trips that no network has, or too many of them
         self._deadlines = Deadlines()
         self._overdue: dict[str, None] = {}
@@ -330,6 +343,8 @@ class Directory:
         if len(self._shared) > _MAX_SHARED:
             self._shared.clear()
         entry.take_record(record, version, self._shared)
+        if self._reserved and node_id in self._reserved:
+            self._hold(entry, self._reserved[node_id])
         self._place(entry, record)
         if entry.key_hash is not None:
             self._keys[entry.key_hash] = node_id
@@ -379,8 +394,25 @@ class Directory:
         load, free_vram_gb = entry.take_metrics(metrics, values)
         columns, row = self.columns, entry.row
         settled = settled_load(columns.load_settled(row), load)
-        columns.measure(row, load, free_vram_gb, settled, base_cost(settled, free_vram_gb))
+        held = float(columns.held[row])
+        columns.measure(row, load, free_vram_gb, settled, base_cost(settled, free_vram_gb, held))
         return values
+
+    def reserve(self, node_id: str, slots: int) -> None:
+        """So many slots of a node are held for callers from now on; 0: none is."""
+        if slots:
+            self._reserved[node_id] = slots
+        else:
+            self._reserved.pop(node_id, None)
+        entry = self._nodes.get(node_id)
+        if entry is not None:
+            self._hold(entry, slots)
+            self._measure(entry, entry.metrics, None)
+            self.revision += 1
+
+    def _hold(self, entry: Entry, slots: int) -> None:
+        entry.reserve(slots)
+        self.columns.held[entry.row] = held_share(slots, entry.slots if slots else None)
 
     def _beaten(self, entry: Entry, metrics: bytes, decoded: Mapping[str, Json] | None) -> None:
         """What a heartbeat measured: how busy the node is, and how far it is from others."""

@@ -434,7 +434,8 @@ class Order:
         column = columns.numbers[sort if sort == "load" else f"{sort}_gb"]
         values = column[: columns.size] if rows is None else column.take(rows)
         if sort == "load":
-            values = np.where(np.isnan(values), _ONE, values).clip(0, 1) * np.float32(ranking.LOAD_SPREAD)
+            held = columns.held[: columns.size] if rows is None else columns.held.take(rows)
+            values = (np.where(np.isnan(values), _ONE, values).clip(0, 1) + held) * np.float32(ranking.LOAD_SPREAD)
         else:
             values = np.float32(ranking.MOST_GB) - np.where(np.isnan(values), _NONE, values).clip(0, ranking.MOST_GB)
         keys: Floats = self._spread(self._masked(self._worse), rows) + values

@@ -9,6 +9,7 @@ import orjson
 from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from registry.errors import ApiError, FieldError
+from registry.holds import LEAST_TTL_S, LONGEST_TTL_S, MOST_SLOTS, USUAL_TTL_S
 from registry.names import LONGEST_RTT_MS, NODE_ID_PATTERN, RESERVED_NODE_IDS
 
 MAX_LABELS = 256  # a node's labels are compared one by one; people use a handful
@@ -277,6 +278,15 @@ class DiscoverQuestion(DiscoverQuery):
 
     registry_rtt_ms: RoundTrips | None = None
     node_rtt_ms: RoundTrips | None = None
+
+
+class ReservationRequest(BaseModel):
+    """POST /api/v1/nodes/{node_id}/reservations: hold so many slots of a node, for so many seconds."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+
+    slots: Whole = Field(1, ge=1, le=MOST_SLOTS)
+    ttl_s: Annotated[float, Field(ge=LEAST_TTL_S, le=LONGEST_TTL_S)] = USUAL_TTL_S
 
 
 class CleanupQuery(BaseModel):

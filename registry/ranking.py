@@ -1,13 +1,15 @@
 """In what order nodes are offered: one cost, in milliseconds and what is worth as many.
 
-    cost = latency + 100 * load^2 + 20 * (1 - min(free VRAM, 48 GB) / 48 GB) + silence
+    cost = latency + 100 * (load + held)^2 + 20 * (1 - min(free VRAM, 48 GB) / 48 GB) + silence
     latency: measured or estimated; else 15 ms in the caller's region, 120 ms elsewhere
     load: 0..1, unknown counts as 0.5; free VRAM unknown counts as none
+    held: slots that callers hold, of the slots that the node has; of four where it does not say; at most 4
     silence: 1 ms for each second beyond one and a half heartbeat intervals, of nodes whose heartbeats come here
 
 Why so: a node near by that is fully loaded (100 ms of queue) is worth one across an ocean that is idle; half loaded
-it costs a quarter of that, as queues grow late. Free memory decides among equals only. Nodes that are probably
-gone but not yet called degraded come later the longer they are silent.
+it costs a quarter of that, as queues grow late. What is held will be load in a moment, so it counts as load, beyond a
+full node too: the second caller goes elsewhere even where all are busy. Free memory decides among equals only. Nodes
+that are probably gone but not yet called degraded come later the longer they are silent.
 
 What is worse in kind comes last whatever it costs: the preferred region before all others, then nodes that are not
 online (where they were asked for), then those of a registry that cannot be heard of.
@@ -27,6 +29,7 @@ from numpy.typing import NDArray
 from registry.columns import Floats
 
 LOAD_MS, UNKNOWN_LOAD = 100.0, 0.5
+USUAL_SLOTS, MOST_HELD = 4, 4.0  # slots of a node that does not say; what is held, in nodes
 MEMORY_MS, MEMORY_GB = 20.0, 48.0
 SAME_REGION_MS, ELSEWHERE_MS = 15.0, 120.0
 SILENCE_MS_PER_S, SILENT_AFTER_INTERVALS = 1.0, 1.5
@@ -41,9 +44,14 @@ _LOT = np.uint32(2_654_435_761)  # Knuth's multiplier: neighbouring rows get num
 Rows = NDArray[np.intp]
 
 
-def base_cost(load: float | None, free_vram_gb: float | None) -> float:
+def held_share(slots: int, capacity: int | None) -> float:
+    """How much of a node that many held slots are; `capacity`: how many it has, None where it does not say."""
+    return min(slots / (capacity or USUAL_SLOTS), MOST_HELD)
+
+
+def base_cost(load: float | None, free_vram_gb: float | None, held: float = 0.0) -> float:
     """What a node's state adds to its latency."""
-    used = UNKNOWN_LOAD if load is None else min(max(load, 0.0), 1.0)
+    used = (UNKNOWN_LOAD if load is None else min(max(load, 0.0), 1.0)) + held
     short = 1.0 - min(max(free_vram_gb or 0.0, 0.0), MEMORY_GB) / MEMORY_GB
     return LOAD_MS * used * used + MEMORY_MS * short
 

@@ -26,18 +26,28 @@ from registry.model import (
 )
 from registry.names import canonical_region
 from registry.node import iso
+from registry.reservations import Reservations
 from registry.service import Registry
 
 
 class NodeHandlers:
     """One method a route."""
 
-    def __init__(self, registry: Registry, finder: Finder, callers: Callers, clock: Clock, watching: Watching) -> None:
+    def __init__(
+        self,
+        registry: Registry,
+        finder: Finder,
+        callers: Callers,
+        clock: Clock,
+        watching: Watching,
+        reservations: Reservations,
+    ) -> None:
         self._registry = registry
         self._finder = finder
         self._callers = callers
         self._clock = clock
         self._watching = watching
+        self._reservations = reservations
         self._dice = random.Random()  # noqa: S311 - spreads callers, guards nothing
 
     async def register(self, request: web.Request) -> web.Response:
@@ -69,6 +79,7 @@ class NodeHandlers:
         """GET /{node_id}."""
         who = self._callers.require_read(request)
         await self._registry.seen(query_of(request, OneQuery).min_version)
+        self._reservations.expire()
         entry = self._registry.require(request.match_info["node_id"])
         self._callers.require_sight(who, entry)
         return answer(entry.fragment() + b"}")
@@ -100,6 +111,7 @@ class NodeHandlers:
             return polled
         await self._registry.seen(query.min_version)
         since = self._watching.cursor
+        self._reservations.expire()
         directory = self._registry.directory
         found = matching(directory.columns, filters_of(query, "any", self._registry.place.aliases))
         page = in_order_of_ids(directory, found, query.limit + 1, query.cursor or "", query.offset)
@@ -136,13 +148,15 @@ class NodeHandlers:
             if query.explain:
                 raise ApiError("forbidden", "explain counts all nodes; ask with a key without region or role scopes.")
             query, question = within, repr(within)
+        self._reservations.expire()
         region, lot = self._caller_region(who.node_id), self._dice.randrange(LOTS)
         now_s = self._clock.monotonic()
         found = self._finder.discover(query, question, region, now_s, lot, who.node_id)
         as_of = iso(self._clock.wall_ms() - int((now_s - found.at_s) * 1000)).encode()
         why = b""
         if query.explain:
-            why = b',"explain":' + orjson.dumps(self._finder.explain(query, region, who.node_id))
+            told = self._finder.explain(query, region, who.node_id)
+            why = b',"explain":' + orjson.dumps(self._reservations.explained(told))
         tail = b'"total":%d,"query":%b,"as_of":"%b"%b}' % (found.total, query.echo, as_of, why)
         return _listing(found.entries, [_latency_piece(*latency) for latency in found.latencies], tail)
 

@@ -17,20 +17,27 @@ from registry.model import (
     OneQuery,
     PatchRequest,
     RegisterRequest,
+    ReservationRequest,
     WatchQuery,
 )
 from registry.names import NODE_ID_PATTERN, REGISTRY_ID_PATTERN
 
 Json = dict[str, Any]
-_BODIES: list[type[BaseModel]] = [RegisterRequest, HeartbeatRequest, PatchRequest, DiscoverQuestion, CleanupQuery]
+_BODIES: list[type[BaseModel]] = [
+    RegisterRequest, HeartbeatRequest, PatchRequest, DiscoverQuestion, ReservationRequest, CleanupQuery,
+]  # fmt: skip
+_OPTIONAL_BODIES = (CleanupQuery, ReservationRequest)
 _AT_PATH = "HeartbeatAtPath"  # the body where the path names the node
 _OBJECT: Json = {"type": "object"}
-_PATH_PATTERNS = {"node_id": NODE_ID_PATTERN, "registry_id": REGISTRY_ID_PATTERN}
+_PATH_PATTERNS = {
+    "node_id": NODE_ID_PATTERN, "registry_id": REGISTRY_ID_PATTERN, "reservation_id": "^[0-9a-f]{16}$",
+}  # fmt: skip
 # (method, path, summary, body, query, statuses beside 200)
 _READ, _OWN = (400, 401, 403, 422), (400, 401, 403, 404, 422, 503)
 _WAITED = (*_READ, 503)  # a read may ask for a write that has not arrived
 _BASE, _ONE = "/api/v1/nodes", "/api/v1/nodes/{node_id}"
 _WATCH = f"{_BASE}/watch"
+_HELD = f"{_ONE}/reservations"
 _FEDERATION, _MEMBER = "/api/v1/federation", "/api/v1/federation/members/{registry_id}"
 _BODY = (413, 415)
 Operation = tuple[str, str, str, type[BaseModel] | None, type[BaseModel] | None, tuple[int, ...]]
@@ -46,6 +53,10 @@ OPERATIONS: tuple[Operation, ...] = (
     ("delete", _ONE, "Deregister a node", None, None, _OWN),
     ("patch", _ONE, "Change the operator's intent", PatchRequest, None, (*_OWN, *_BODY)),
     ("post", f"{_ONE}/heartbeat", "Keep a node alive, with its metrics", HeartbeatRequest, None, (*_OWN, 409, *_BODY)),
+    ("get", _HELD, "Who holds slots of a node", None, None, (*_READ, 404)),
+    ("post", _HELD, "Hold slots of a node for a moment, so that others are led elsewhere", ReservationRequest, None,
+     (400, 401, 403, 404, 409, 422, 429, 503, *_BODY)),
+    ("delete", f"{_HELD}/{{reservation_id}}", "Release them early", None, None, _OWN),
     ("get", f"{_ONE}/profile", "What a node is", None, None, (*_READ, 404)),
     ("get", f"{_ONE}/dashboard", "What a node's page shows", None, None, (*_READ, 404)),
     ("post", "/api/v1/maintenance/cleanup", "Remove nodes that are long offline", CleanupQuery, None,
@@ -73,6 +84,9 @@ _NODES = _object(nodes={"type": "array", "items": _NODE}, total={"type": "intege
 _BEAT = _object(
     success={"type": "boolean"}, node_id=_TEXT, status=_TEXT, timestamp=_TEXT, message=_TEXT, token=_TEXT
 )  # fmt: skip
+_HOLD: dict[str, Json] = {
+    "reservation_id": _TEXT, "slots": {"type": "integer"}, "expires_at": _TEXT, "registry_id": _TEXT,
+}  # fmt: skip
 _CONFIG = _object(
     heartbeat_interval_s={"type": "number"},
     registries={"type": "array", "items": _object(url=_TEXT, region=_TEXT, registry_id=_TEXT)},
@@ -87,6 +101,17 @@ _SUCCESS: dict[tuple[str, str], Json] = {
     ("get", _ONE): _NODE,
     ("patch", _ONE): {"allOf": [_NODE, _object(version=_TEXT)]},
     ("delete", _ONE): _object(success={"type": "boolean"}, node_id=_TEXT, version=_TEXT),
+    ("get", _HELD): _object(
+        node_id=_TEXT, slots={"type": ["integer", "null"]}, reserved_slots={"type": "integer"},
+        reservations={"type": "array", "items": _object(**_HOLD)},
+    ),
+    ("post", _HELD): _object(
+        **_HOLD, node_id=_TEXT, ttl_s={"type": "number"}, reserved_slots={"type": "integer"}, version=_TEXT
+    ),
+    ("delete", f"{_HELD}/{{reservation_id}}"): _object(
+        success={"type": "boolean"}, node_id=_TEXT, reservation_id=_TEXT, reserved_slots={"type": "integer"},
+        version=_TEXT,
+    ),
     ("get", _FEDERATION): _object(
         self=_OBJECT, peers={"type": "array", "items": _OBJECT}, vector=_OBJECT, conflicts={"type": "integer"},
         expiry_hold_s={"type": ["number", "null"]}, alerts=_OBJECT, as_of=_TEXT,
@@ -196,7 +221,7 @@ def _operation(operation: Operation, keys_needed: bool) -> Json:
         name = _AT_PATH if body is HeartbeatRequest and path != f"{_BASE}/heartbeat" else body.__name__
         reference = {"$ref": f"#/components/schemas/{name}"}
         made["requestBody"] = {
-            "required": body is not CleanupQuery,
+            "required": body not in _OPTIONAL_BODIES,
             "content": {"application/json": {"schema": reference}},
         }
     return made
@@ -247,6 +272,7 @@ def _node() -> Json:
         "properties": {
             **text,
             "status_age_s": {"type": ["integer", "null"], "minimum": 0},
+            "reserved_slots": {"type": "integer", "minimum": 1},
             "labels": {"type": "array", "items": {"type": "string"}},
             "endpoints": _OBJECT,
             "capabilities": _OBJECT,

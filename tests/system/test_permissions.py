@@ -63,6 +63,8 @@ AGAIN = "   409 401 200 409 409 409 409 200"
 OWN = "     401 401 200 403 403 403 403 200"
 OPERATE = " 401 401 403 403 403 403 403 200"
 FORGET = "  401 401 403 403 403 403 403 404"  # nobody of that id is in the roster
+UNKNOWN = " 401 401 404 404 404 404 403 404"  # there is no such reservation
+UNKNOWN_OPEN = OPEN.replace("200", "404")
 NOBODY = "  403 403 403 403 403 403 403 403"
 NODES, ONE = "/api/v1/nodes", "/api/v1/nodes/{node_id}"
 
@@ -87,6 +89,9 @@ ROWS = [
     Row("POST", f"{NODES}/discover", READ, OPEN, {}),
     Row("GET", f"{NODES}/watch", READ, OPEN),
     Row("GET", ONE, READ, OPEN),
+    Row("GET", f"{ONE}/reservations", READ, OPEN),
+    Row("POST", f"{ONE}/reservations", READ, OPEN, {"ttl_s": 1}),
+    Row("DELETE", f"{ONE}/reservations/{{reservation_id}}", UNKNOWN, UNKNOWN_OPEN),
     Row("GET", f"{ONE}/profile", READ, OPEN),
     Row("GET", f"{ONE}/dashboard", READ, OPEN),
     Row("GET", "/metrics", OBSERVE, OPEN),
@@ -120,6 +125,7 @@ class House:
 
     async def call(self, row: Row, caller: str) -> int:
         path = row.route.replace("{node_id}", "mine").replace("{registry_id}", "nobody")
+        path = path.replace("{reservation_id}", "0" * 16)
         async with self.client.request(row.method, path, json=row.body, headers=self.headers[caller]) as answer:
             if answer.content_type != "text/event-stream":  # which has no end
                 await answer.read()
