@@ -39,7 +39,6 @@ CLOSE_CODES = {
     "shunned": 4415,
     "paused": 4416,
     "full": 4417,
-    "wrong_certificate": 4418,
 }
 
 

@@ -19,6 +19,7 @@ from registry.http.caller import Callers
 from registry.http.existing import ExistingHandlers
 from registry.http.federation import LINK_PATH, FederationHandlers
 from registry.http.forward import Forwarder
+from registry.http.limits import ADDRESS_PER_S, KEY_PER_S, Limits
 from registry.http.nodes import NodeHandlers
 from registry.http.reservations import ReservationHandlers
 from registry.http.server import Gate
@@ -50,6 +51,8 @@ class Parts:
     trusted_proxies: Sequence[str] = ()
     cors_origins: Sequence[str] = ()
     started_ms: int = 0
+    key_rate: float = KEY_PER_S
+    address_rate: float = ADDRESS_PER_S
 
 
 def make_app(parts: Parts) -> tuple[web.Application, Gate, Forwarder, Registry, Watching]:
@@ -61,7 +64,11 @@ def make_app(parts: Parts) -> tuple[web.Application, Gate, Forwarder, Registry, 
     def view() -> dict[str, Any]:
         return federation_view(region, parts.directory, parts.place, parts.url, parts.clock)
 
-    callers = Callers(parts.auth, parts.trusted_proxies)
+    refused = parts.metrics.refused
+    limits = Limits(
+        parts.clock.monotonic, lambda limit: refused.labels(limit).inc(), parts.key_rate, parts.address_rate
+    )
+    callers = Callers(parts.auth, parts.trusted_proxies, limits)
     finder = Finder(parts.directory, parts.place.aliases)
     changes = Changes(secrets.token_hex(6))
     parts.directory.on_change = changes.note
@@ -84,7 +91,7 @@ def make_app(parts: Parts) -> tuple[web.Application, Gate, Forwarder, Registry, 
     federation = FederationHandlers(region, view, callers, forwarder, parts.clock)
     existing = ExistingHandlers(registry, callers, parts.clock)
     app = web.Application(client_max_size=MAX_BODY_BYTES)
-    base = "/api/v1/nodes"
+    base, public = "/api/v1/nodes", callers.public
     one = base + "/{node_id}"
     app.router.add_routes(
         [
@@ -111,19 +118,19 @@ def make_app(parts: Parts) -> tuple[web.Application, Gate, Forwarder, Registry, 
             web.post("/api/v1/maintenance/cleanup", existing.clean_up),
             web.get("/api/v1/federation", federation.federation),
             web.delete("/api/v1/federation/members/{registry_id}", federation.forget),
-            web.get(LINK_PATH, federation.link),
-            web.get("/", about.root),
-            web.get("/health", about.health),
-            web.get("/healthz", about.health),
-            web.get("/readyz", about.ready),
+            web.get(LINK_PATH, public(federation.link)),
+            web.get("/", public(about.root)),
+            web.get("/health", public(about.health)),
+            web.get("/healthz", public(about.health)),
+            web.get("/readyz", public(about.ready)),
             web.get("/metrics", about.metrics),
-            web.get("/openapi.json", about.openapi),
-            web.get("/docs", about.docs),
-            web.get("/bootstrap/node_bootstrap.py", _bootstrap_script),
+            web.get("/openapi.json", public(about.openapi)),
+            web.get("/docs", public(about.docs)),
+            web.get("/bootstrap/node_bootstrap.py", public(_bootstrap_script)),
         ]
     )
     hot = {("POST", f"{base}/heartbeat"): nodes.heartbeat, ("GET", f"{base}/discover"): nodes.discover}
-    gate = Gate(app, parts.metrics, parts.cors_origins, hot, forwarder.request)
+    gate = Gate(app, parts.metrics, parts.cors_origins, hot, forwarder.request, callers, limits)
     return app, gate, forwarder, registry, watching
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from registry import ca_cli, federation_cli, logs
+from registry import federation_cli, logs
 from registry.settings import ConfigurationError, load, misspelled
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
@@ -41,6 +41,8 @@ def serve_command(  # every flag of the contract is a parameter: that is what ty
     tls_cert: Annotated[Path | None, _flag("Certificate chain (PEM).")] = None,
     tls_key: Annotated[Path | None, _flag("Its private key (PEM).")] = None,
     tls_ca: Annotated[Path | None, _flag("CA of clients: mutual TLS.")] = None,
+    key_rate: Annotated[float | None, _flag("Requests a second with one key; 0: any (2000).")] = None,
+    address_rate: Annotated[float | None, _flag("Without a key, from one address; 0: any (500).")] = None,
     trusted_proxies: Annotated[str | None, _flag("Networks whose X-Forwarded-For counts.")] = None,
     cors_origins: Annotated[str | None, _flag("Origins of pages that may call.")] = None,
     log_format: Annotated[str | None, _flag("text or json (text).")] = None,
@@ -65,4 +67,3 @@ def serve_command(  # every flag of the contract is a parameter: that is what ty
 
 app.command("members")(federation_cli.members)
 app.command("status")(federation_cli.status)
-app.add_typer(ca_cli.app, name="ca")

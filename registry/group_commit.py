@@ -88,7 +88,7 @@ class GroupCommit:
 
     def _check_room(self) -> None:
         if len(self._beats) + len(self._commands) >= MAX_WAITING:
-            raise StoreUnavailable("slow", "too many operations wait for it")
+            raise StoreUnavailable("busy", "too many operations wait for it")
 
     def _wake(self) -> None:
         if self._flusher is None or self._flusher.done():

@@ -13,7 +13,7 @@ from typing import Literal, Protocol
 class StoreUnavailable(Exception):
     """The store did not accept the operation; nothing of it was written, or nobody can tell.
 
-    `reason` is one of `down`, `slow`, `read_only`, `out_of_memory`, `refused`.
+    `reason` is one of `down`, `slow`, `read_only`, `out_of_memory`, `busy`, `refused`.
     """
 
     def __init__(self, reason: str, detail: str = "") -> None:

@@ -15,15 +15,14 @@ from federation.config import Config
 from federation.handshake import LINK_VERSION, Identity
 from federation.links import Links, load_or_create_identity
 from federation.roster import Advert, pack_advert
-from federation.tls import Certificates
 from registry import logs
 from registry.app import Parts, make_app
 from registry.auth import Allowlist, Authenticator, key_secrets
-from registry.certificates import registry_named
 from registry.clock import SystemClock
 from registry.directory import Directory
 from registry.feed import Feed
 from registry.follower import Follower
+from registry.http.door import Door
 from registry.http.server import Runner
 from registry.lifecycle import Transition
 from registry.metrics import Metrics
@@ -32,7 +31,7 @@ from registry.region import Membership, Region
 from registry.service import Place, Registry
 from registry.settings import ADMIN_KEY_HASH, Assignment, Settings
 from registry.store import RedisStore
-from registry.tls import certificates, keep_watching, log
+from registry.tls import peer_context, server_context
 from registry.writer import Writer
 
 DRAIN_S = 2.0  # of the 5 s that a stop may take; a frozen store holds a call for less
@@ -85,13 +84,11 @@ async def _serve(
     clock, feed = SystemClock(), Feed()
     directory = Directory(settings.windows, clock.monotonic(), settings.identity)
     directory.on_transition = feed.publish
-    shown = certificates(settings)
-    metrics.watch_certificates(shown, log if announce else None)  # one of the workers says it for all
     feed.subscribe(lambda transition: _note(transition, metrics))
     kept = {} if settings.admin_key is not None else {ADMIN_KEY_HASH: job.admin_hash}
     follower = Follower(store, directory, settings.windows, clock, kept)
     region = Region(
-        membership(settings, job, shown),
+        membership(settings, job),
         store,
         directory,
         follower,
@@ -113,12 +110,10 @@ async def _serve(
         await region.stop()
         return
     loading.result()
-    aside = [asyncio.create_task(_settle_garbage_collector(region)), asyncio.create_task(keep_watching(shown))]
-    runner = Runner(app, gate, shutdown_timeout=CUT_S, keepalive_timeout=75.0)
+    settling = asyncio.create_task(_settle_garbage_collector(region))
+    runner = Runner(app, gate, shutdown_timeout=CUT_S)
     await runner.setup()
-    await web.SockSite(
-        runner, job.listener, ssl_context=shown.server if settings.tls_cert else None, backlog=1024
-    ).start()
+    await Door(runner, job.listener, gate.limits, settings.trusted_proxies, server_context(settings)).start()
     if job.address:
         await web.UnixSite(runner, job.address).start()
         region.serving = True
@@ -132,7 +127,8 @@ async def _serve(
                 task.result()
     finally:
         await _cancelled(stopped)
-        for task in (*aside, *failed):
+        await _cancelled(settling)
+        for task in failed:
             await _cancelled(task)
         await watching.stop()
         await runner.drain(DRAIN_S)
@@ -148,7 +144,7 @@ def _attend(writer: Writer, registry: Registry, region: Region, settings: Settin
     writer.on_roster = lambda roster: region.tell(_registries(settings, port, roster))
 
 
-def membership(settings: Settings, job: Assignment, shown: Certificates) -> Membership:
+def membership(settings: Settings, job: Assignment) -> Membership:
     """This registry's part in a federation; with no secret it is in none, and its engine works for itself."""
     secret = settings.federation_secret.get_secret_value().encode() if settings.federation_secret else None
     identity = Identity(
@@ -166,8 +162,7 @@ def membership(settings: Settings, job: Assignment, shown: Certificates) -> Memb
 
     def make_links(writer: Writer) -> Links:
         rng = random.Random(secrets.randbits(64))  # noqa: S311 - when to dial, never a secret
-        named = registry_named if settings.tls_ca else None
-        return Links(identity, writer, settings.peer, rng, ssl_context=shown.client, named=named)
+        return Links(identity, writer, settings.peer, rng, ssl_context=peer_context(settings))
 
     return Membership(config, make_links if secret is not None else None, bool(settings.peer))
 
@@ -196,6 +191,8 @@ def _parts(
         trusted_proxies=settings.trusted_proxies,
         cors_origins=settings.cors_origins,
         started_ms=job.started_ms,
+        key_rate=settings.key_rate,
+        address_rate=settings.address_rate,
     )
 
 

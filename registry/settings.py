@@ -23,6 +23,7 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from registry.http.limits import ADDRESS_PER_S, KEY_PER_S
 from registry.keys import is_admin_key
 from registry.lifecycle import Windows
 from registry.names import NODE_ID_PATTERN
@@ -67,6 +68,8 @@ def _split(value: Any) -> Any:
 Listed = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
 Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
 
+Rate = Annotated[float, Field(ge=0, le=1_000_000, allow_inf_nan=False)]  # a second; 0: no limit
+
 
 class Settings(BaseSettings):
     """What `dagi-registry serve` runs by; each field is a flag and `REGISTRY_<FLAG>`."""
@@ -93,6 +96,8 @@ class Settings(BaseSettings):
     tls_cert: Path | None = None
     tls_key: Path | None = None
     tls_ca: Path | None = None
+    key_rate: Rate = KEY_PER_S
+    address_rate: Rate = ADDRESS_PER_S
     trusted_proxies: Listed = ()
     cors_origins: Listed = ()
     log_format: Literal["text", "json"] = "text"

@@ -1,30 +1,60 @@
 """Who is on the other end: the key it sends, and the address it comes from."""
 
 import ipaddress
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from aiohttp import web
 
 from registry.auth import Authenticator
 from registry.directory import Entry
 from registry.errors import ApiError, no_such_node
+from registry.http.limits import Limits
 from registry.http.presented import from_worker, presented
 from registry.keys import Principal
 from registry.scopes import Query, narrowed
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class Callers:
     """Identifies callers. Proxies' headers count only from the configured proxies."""
 
-    def __init__(self, auth: Authenticator, trusted_proxies: Sequence[str]) -> None:
+    def __init__(self, auth: Authenticator, trusted_proxies: Sequence[str], limits: Limits) -> None:
         self._auth = auth
+        self._limits = limits
         self._proxies = [ipaddress.ip_network(item, strict=False) for item in trusted_proxies]
 
     def identify(self, request: web.Request) -> Principal:
-        """The caller by its key and its certificate. Raises 401 for a bad key, 403 where the two do not agree."""
-        who = self._auth.identify(request.headers.get("Authorization"))
+        """The caller by its key and its certificate. Raises 401 for a bad key, 403 where the two do not agree, 429 for
+        who asks too often: whoever has a good key is counted by it, others by their address."""
+        try:
+            who = self._auth.identify(request.headers.get("Authorization"))
+        except ApiError as error:
+            if error.status == 401 and not from_worker(request):  # which has counted it
+                self._limits.failed(self.address(request))
+            raise
         certificate = presented(request)
-        return who if certificate is None else self._auth.certified(who, certificate)
+        if certificate is not None:
+            who = self._auth.certified(who, certificate)
+        if who.kind == "none":
+            self.admit(request)
+        elif who.kind != "admin":  # operators' tools ask as they must
+            self._limits.of_key(who.key_hash or who.node_id or "")
+        return who
+
+    def admit(self, request: web.Request) -> None:
+        """Somebody, whoever it is. Raises 429 for an address that asks too often."""
+        if not from_worker(request):
+            self._limits.of_address(self.address(request))
+
+    def public(self, handler: Handler) -> Handler:
+        """A handler of what anybody may ask, but not any number of times."""
+
+        async def handle(request: web.Request) -> web.StreamResponse:
+            self.admit(request)
+            return await handler(request)
+
+        return handle
 
     def require_read(self, request: web.Request) -> Principal:
         """The caller, who may read."""

@@ -9,7 +9,6 @@ from registry.clock import Clock
 from registry.errors import ApiError
 from registry.http.caller import Callers
 from registry.http.forward import Forwarder
-from registry.http.presented import presented
 from registry.http.wire import answer_json, no_query
 from registry.region import Region
 from registry.service import NotWriter
@@ -64,5 +63,4 @@ class FederationHandlers:
             raise ApiError(
                 "forbidden", "This registry is in no federation: it was started without REGISTRY_FEDERATION_SECRET."
             )
-        certificate = presented(request)
-        return await self._region.links.accept(request, certificate.registry_id if certificate else None)
+        return await self._region.links.accept(request)

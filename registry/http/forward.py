@@ -10,13 +10,14 @@ from aiohttp import web
 
 from federation.wire import MAX_FRAME_SIZE
 from registry.http.presented import passed_on
+from registry.http.wire import read_body
 from registry.ports import StoreUnavailable
 
 TIMEOUT_S = 10.0
 PATIENCE_S = 3.0  # a writer that died is replaced within this
 _TRY_AGAIN_S = 0.05
 _MAX_MESSAGE = MAX_FRAME_SIZE + 1  # aiohttp refuses what reaches it
-_PASSED_ON = ("Authorization", "Content-Type", "Accept")
+_PASSED_ON = ("Authorization", "Content-Type", "Content-Encoding", "Accept")
 _PASSED_BACK = ("Content-Type", "Retry-After", "WWW-Authenticate", "Allow")
 
 
@@ -42,7 +43,7 @@ class Forwarder:
     async def request(self, request: web.Request) -> web.Response | None:
         """The writer's answer to a request; None: we have become the writer ourselves. While nobody writes it waits,
         but not for long. Raises StoreUnavailable."""
-        content = await request.read()
+        content = await read_body(request)
         headers = {name: request.headers[name] for name in _PASSED_ON if name in request.headers}
         headers["X-Forwarded-For"] = self._observed(request)
         headers.update(passed_on(request))

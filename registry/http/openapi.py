@@ -39,7 +39,8 @@ _BASE, _ONE = "/api/v1/nodes", "/api/v1/nodes/{node_id}"
 _WATCH = f"{_BASE}/watch"
 _HELD = f"{_ONE}/reservations"
 _FEDERATION, _MEMBER = "/api/v1/federation", "/api/v1/federation/members/{registry_id}"
-_BODY = (413, 415)
+_BODY = (408, 413, 415)
+_ANYWHERE = (414, 429, 431)  # a long URL, too many requests, long headers
 Operation = tuple[str, str, str, type[BaseModel] | None, type[BaseModel] | None, tuple[int, ...]]
 OPERATIONS: tuple[Operation, ...] = (
     ("post", f"{_BASE}/register", "Register a node, or register it again", RegisterRequest, None,
@@ -204,7 +205,7 @@ def _operation(operation: Operation, keys_needed: bool) -> Json:
     made: Json = {
         "summary": summary,
         "operationId": f"{method}_{path.strip('/').replace('/', '_').replace('{', '').replace('}', '') or 'root'}",
-        "responses": {"200": _success(method, path), **{str(status): _failure() for status in statuses}},
+        "responses": {"200": _success(method, path), **{str(each): _failure() for each in (*statuses, *_ANYWHERE)}},
         "security": ([{"key": []}] if must else [{}, {"key": []}]) if 401 in statuses else [],
     }
     parameters = [

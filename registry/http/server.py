@@ -8,13 +8,27 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from time import perf_counter
-from typing import Any
+from typing import Any, Protocol
 
 from aiohttp import web
-from aiohttp.web_protocol import RequestHandler
+from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
+from aiohttp.streams import EMPTY_PAYLOAD
+from aiohttp.web_protocol import RequestHandler, _ErrInfo
 
 from registry.errors import ApiError
+from registry.http.caller import Callers
 from registry.http.forward import Interrupted
+from registry.http.limits import (
+    KEEPALIVE_S,
+    LINGER_S,
+    MOST_FIELD_BYTES,
+    MOST_HEAD_BYTES,
+    MOST_HEADERS,
+    MOST_LINE_BYTES,
+    MOST_LINGER_BYTES,
+    Limits,
+)
+from registry.http.patience import Patience
 from registry.http.wire import answer_problem, too_large
 from registry.logs import event
 from registry.metrics import Metrics
@@ -23,6 +37,9 @@ from registry.service import NotWriter
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 RETRY_AFTER_S = 2
+_LIMITS = {"body_too_large": "body_size", "request_timeout": "body_time", "too_many_watchers": "watchers"}
+# Whoever asks too much should not be able to ask again at once; and of a body that is refused the rest may never end.
+_FINAL = frozenset({"request_timeout", "body_too_large", "too_many_requests", "too_many_bad_keys"})
 CALLER_GONE = 499  # nobody reads it
 DRAIN_POLL_S = 0.02
 _CORS = {
@@ -46,8 +63,12 @@ class Gate:
         cors_origins: Sequence[str],
         hot: Mapping[tuple[str, str], Handler],
         forward: Callable[[web.Request], Awaitable[web.StreamResponse | None]],
+        callers: Callers,
+        limits: Limits,
     ) -> None:
         """`forward` asks the worker that writes; None: that is us now."""
+        self.limits = limits
+        self._callers = callers
         self._app = app
         self._forward = forward
         self._hot = hot
@@ -88,17 +109,36 @@ class Gate:
         except Interrupted:
             return answer_problem(_store_problem(StoreUnavailable("slow")))
         except ApiError as error:
-            return answer_problem(error)
+            return self._refused(error)
         except StoreUnavailable as error:
             self._metrics.store_failures.labels(error.reason).inc()
+            if error.reason == "busy":
+                self.limits.count("waiting_writes")
             return answer_problem(_store_problem(error))
         except web.HTTPException as error:
-            return answer_problem(_translated(error))
+            return self._refused(self._without_route(request, _translated(error)))
         except (asyncio.CancelledError, ConnectionError):
             raise
         except Exception:
             event("handler_failed", logging.ERROR, exc_info=True, method=request.method, route=_route(request))
             return answer_problem(ApiError("internal", "The registry failed on this request; its log says why."))
+
+    def _without_route(self, request: web.Request, error: ApiError) -> ApiError:
+        """No handler has looked at who asks for what is not there."""
+        try:
+            self._callers.admit(request)
+        except ApiError as refusal:
+            return refusal
+        return error
+
+    def _refused(self, error: ApiError) -> web.Response:
+        limit = _LIMITS.get(error.code)
+        if limit is not None:
+            self.limits.count(limit)
+        response = answer_problem(error)
+        if error.code in _FINAL:
+            response.force_close()
+        return response
 
     async def _handled(self, request: web.Request, hot: Handler | None) -> web.StreamResponse:
         if hot is not None and "Expect" not in request.headers:
@@ -123,6 +163,7 @@ def _store_problem(error: StoreUnavailable) -> ApiError:
         "slow": "does not answer in time",
         "read_only": "takes no writes",
         "out_of_memory": "is out of memory",
+        "busy": "has too much to do",
     }.get(error.reason, "refuses the request")
     return ApiError(
         "store_unavailable",
@@ -157,10 +198,72 @@ def _method(request: web.BaseRequest) -> str:
     return request.method if request.method in _METHODS else "other"  # bounds the metric's labels
 
 
-class _Protocol(RequestHandler):
-    """aiohttp's connection, with its own error answers made problem documents."""
+class Visit(Protocol):
+    """Who let a connection in, and wants to know what becomes of it."""
 
-    __slots__ = ("presented",)  # see registry.http.presented
+    connection: "Connection | None"
+
+    def over(self) -> None:
+        """It is closed."""
+
+
+class Connection(RequestHandler):
+    """aiohttp's connection, with its own error answers made problem documents, and less patience."""
+
+    __slots__ = ("_head_bytes", "_patience", "_visit", "presented")  # `presented`: see registry.http.presented
+
+    def __init__(self, server: web.Server, patience: Patience, visit: Visit | None, **kwargs: Any) -> None:
+        super().__init__(server, **kwargs)
+        self._patience = patience
+        self._visit = visit
+        self._head_bytes = 0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """It has come, and should ask."""
+        super().connection_made(transport)
+        self._patience.await_head(self)
+        if self._visit is not None:
+            self._visit.connection = self
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """It is closed."""
+        super().connection_lost(exc)
+        self._patience.forget(self)
+        if self._visit is not None:
+            self._visit.over()
+
+    def data_received(self, data: bytes) -> None:
+        """Some bytes; a request's head that is not whole yet is waited for, not for ever."""
+        super().data_received(data)
+        waiter = self._waiter
+        if self._messages:
+            self._head_bytes = 0
+            self._patience.heads.pop(self, None)
+        elif waiter is not None and not waiter.done() and data:
+            self._patience.await_head(self)
+            self._head_bytes += len(data)
+            if self._head_bytes > MOST_HEAD_BYTES:
+                self._messages.append((_ErrInfo(status=431, exc=HttpProcessingError(), message=""), EMPTY_PAYLOAD))
+                waiter.set_result(None)
+        elif waiter is None and not self._request_in_progress:  # the rest of a body that has had its answer
+            self._head_bytes += len(data)
+            if self._head_bytes > MOST_LINGER_BYTES:
+                self.cut()
+
+    def pause_writing(self) -> None:
+        """What we wrote is not taken."""
+        super().pause_writing()
+        self._patience.await_reader(self)
+
+    def resume_writing(self) -> None:
+        """It is."""
+        super().resume_writing()
+        self._patience.answers.pop(self, None)
+
+    def cut(self) -> None:
+        """End it now, whatever is left to be written. Links have a patience of their own."""
+        if self._payload_parser is None and self.transport is not None:
+            self.transport.abort()
 
     def handle_error(
         self,
@@ -176,23 +279,71 @@ class _Protocol(RequestHandler):
             event("connection_failed", logging.ERROR, error=repr(exc))
             error = ApiError("internal", "The registry failed on this request; its log says why.")
         else:
-            error = ApiError("bad_request", "The bytes sent are not a valid HTTP request.", status=status)
+            error = _unparsed(status, exc)
+            if error.status in (414, 431):
+                self._patience.count("head_size")
         response = answer_problem(error)
         response.force_close()
         return response
 
 
+def _unparsed(status: int, error: BaseException | None) -> ApiError:
+    """What to say of bytes that the parser gave up on."""
+    if isinstance(error, LineTooLong) and error.args[1] == MOST_LINE_BYTES:
+        return ApiError("bad_request", "The request's URL is too long; POST the question as JSON instead.", status=414)
+    if status == 431 or isinstance(error, LineTooLong) or "Too many headers" in str(error):
+        most = f"{MOST_HEADERS} headers of {MOST_FIELD_BYTES} bytes each, {MOST_HEAD_BYTES} in all"
+        return ApiError("headers_too_large", f"Send at most {most}.")
+    return ApiError("bad_request", "The bytes sent are not a valid HTTP request.", status=status)
+
+
 class _Server(web.Server):
+    def __init__(self, handler: Any, patience: Patience, **kwargs: Any) -> None:
+        super().__init__(handler, **kwargs)
+        self._patience = patience
+
     def __call__(self) -> RequestHandler:
-        return _Protocol(self, loop=self._loop, **self._kwargs)
+        return self.connection(None)
+
+    def connection(self, visit: Visit | None) -> Connection:
+        return Connection(self, self._patience, visit, loop=self._loop, **self._kwargs)
 
 
 class Runner(web.AppRunner):
     """Runs the app behind its gate."""
 
     def __init__(self, app: web.Application, gate: Gate, **kwargs: Any) -> None:
-        super().__init__(app, access_log=None, handle_signals=False, **kwargs)
+        super().__init__(
+            app,
+            access_log=None,
+            handle_signals=False,
+            keepalive_timeout=KEEPALIVE_S,
+            lingering_time=LINGER_S,
+            max_headers=MOST_HEADERS,
+            max_line_size=MOST_LINE_BYTES,
+            max_field_size=MOST_FIELD_BYTES,
+            auto_decompress=False,  # see wire.read_body
+            **kwargs,
+        )
         self._gate = gate
+        self._patience = Patience(gate.limits.count)
+        self._sweeping: asyncio.Task[None] | None = None
+
+    async def setup(self) -> None:
+        """Get ready for sites."""
+        await super().setup()
+        self._sweeping = asyncio.create_task(self._patience.run(), name="patience")
+
+    async def cleanup(self) -> None:
+        """Stop everything."""
+        if self._sweeping is not None:
+            self._sweeping.cancel()
+        await super().cleanup()
+
+    def connection(self, visit: Visit) -> Connection:
+        """A connection that a door lets in."""
+        assert isinstance(self.server, _Server)
+        return self.server.connection(visit)
 
     async def drain(self, limit_s: float) -> None:
         """Take no new connection, and finish what is in flight, also a body that is still arriving:
@@ -214,7 +365,8 @@ class Runner(web.AppRunner):
         made = await super()._make_server()
         kwargs = dict(made._kwargs)
         return _Server(
-            self._gate.handle,  # type: ignore[arg-type]  # aiohttp types it for its bare request
+            self._gate.handle,
+            self._patience,
             request_factory=made.request_factory,
             loop=asyncio.get_running_loop(),
             **kwargs,

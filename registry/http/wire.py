@@ -1,6 +1,8 @@
 """Bytes to checked requests, and answers to bytes."""
 
+import asyncio
 import json
+import zlib
 from collections.abc import Mapping
 from email.utils import formatdate
 from functools import lru_cache
@@ -17,6 +19,7 @@ from multidict import MultiMapping
 from pydantic import AliasChoices, BaseModel
 
 from registry.errors import PROBLEM_JSON, ApiError, FieldError, invalid
+from registry.http.limits import BODY_S
 from registry.model import check_shape, parse
 
 MAX_BODY_BYTES = 262_144  # 100 times a real report, and 10,000 models' names fit
@@ -82,18 +85,51 @@ async def read_json(request: web.Request) -> dict[str, Any]:
     kind = request.content_type
     if kind != "application/json" and not (kind.startswith("application/") and kind.endswith("+json")):
         raise ApiError("not_json_type", "Send the body as JSON with 'Content-Type: application/json'.")
-    try:
-        body = await request.read()
-    except HTTPRequestEntityTooLarge:
-        raise too_large() from None
-    except (web.RequestPayloadError, ValueError, EOFError, OSError) as error:
-        if isinstance(error, ConnectionError):
-            raise
-        raise ApiError("bad_request", "The body could not be read; check its Content-Encoding.") from None
-    data = decode(body)
+    body = await read_body(request)
+    coding = request.headers.get("Content-Encoding")
+    data = decode(body if coding is None else _inflated(body, coding))
     if not isinstance(data, dict):
         raise invalid("body", "must be a JSON object")
     return data
+
+
+async def read_body(request: web.Request) -> bytes:
+    """The body as it was sent. Raises 400, 408 or 413."""
+    try:
+        if request.content.is_eof():  # nearly always; a timer would cost more than the rest of this
+            return await request.read()
+        async with asyncio.timeout(BODY_S):
+            return await request.read()
+    except HTTPRequestEntityTooLarge:
+        raise too_large() from None
+    except TimeoutError:
+        raise ApiError("request_timeout", f"Send the whole body within {BODY_S:g} s.") from None
+    except (web.RequestPayloadError, ValueError, EOFError, OSError) as error:
+        if isinstance(error, ConnectionError):
+            raise
+        raise ApiError("bad_request", "The body could not be read; check how it is framed.") from None
+
+
+_WINDOWS = {"gzip": 31, "deflate": 15}  # zlib's numbers
+
+
+def _inflated(body: bytes, coding: str) -> bytes:
+    """What a compressed body holds; no more of it is made than may be. Raises 400, 413 or 415."""
+    coding = coding.strip().casefold()
+    if coding in ("identity", ""):
+        return body
+    if coding not in _WINDOWS:
+        raise ApiError("bad_request", "Of Content-Encoding only gzip and deflate are understood.", status=415)
+    inflater = zlib.decompressobj(_WINDOWS[coding])
+    try:
+        found = inflater.decompress(body, MAX_BODY_BYTES + 1)
+    except zlib.error:
+        raise ApiError("bad_request", "The body could not be read; check its Content-Encoding.") from None
+    if len(found) > MAX_BODY_BYTES:
+        raise too_large()
+    if not inflater.eof:
+        raise ApiError("bad_request", "The compressed body is not whole.")
+    return found
 
 
 def decode(body: bytes) -> Any:

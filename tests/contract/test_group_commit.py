@@ -108,7 +108,7 @@ async def test_no_more_wait_than_can_be_served(region: Bench, monkeypatch: pytes
     monkeypatch.setattr("registry.group_commit.MAX_WAITING", 10)
     store = await region.worker()
     answers = await asyncio.gather(*(store.published("a") for _ in range(15)), return_exceptions=True)
-    assert [getattr(answer, "reason", None) for answer in answers] == [None] * 10 + ["slow"] * 5
+    assert [getattr(answer, "reason", None) for answer in answers] == [None] * 10 + ["busy"] * 5
     assert await store.published("a") is None
 
 
