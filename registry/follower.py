@@ -30,8 +30,12 @@ class Follower:
         windows: Windows,
         clock: Clock,
         settings: Mapping[str, bytes] = MappingProxyType({}),
+        *,
+        alone: bool = False,
     ) -> None:
-        """`settings` are the region's, to be put back into a store that lost them."""
+        """`settings` are the region's, to be put back into a store that lost them. `alone`: there are no other
+        workers, of whom a writer would have to hear."""
+        self._alone = alone
         self._store = store
         self._directory = directory
         self._clock = clock
@@ -125,15 +129,25 @@ class Follower:
     async def _follow(self, position: str) -> None:
         """Apply other workers' changes for ever, across outages of the store."""
         while True:
+            while self._hears_nobody():
+                await asyncio.sleep(RETRY_S)
+                position = ""
             try:
+                position = position or await self._load()
                 async for changes in self._store.tail(position, is_patient=self._is_writer):
                     for change in changes:
                         self._apply(change)
+                    if self._hears_nobody():
+                        break
             except LookupError:
                 event("stream_trimmed", logging.WARNING, action="loading every node again")
             except StoreUnavailable:
                 pass  # the probe says so, once
             position = await self._reload()
+
+    def _hears_nobody(self) -> bool:
+        """Whether there is nothing to follow: everything that is written here is written by us."""
+        return self._alone and self._is_writer()
 
     def _is_writer(self) -> bool:
         """Nearly all that a writer reads is its own; of others there are heartbeats, of which none is urgent."""

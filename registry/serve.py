@@ -86,7 +86,7 @@ async def _serve(
     directory.on_transition = feed.publish
     feed.subscribe(lambda transition: _note(transition, metrics))
     kept = {} if settings.admin_key is not None else {ADMIN_KEY_HASH: job.admin_hash}
-    follower = Follower(store, directory, settings.windows, clock, kept)
+    follower = Follower(store, directory, settings.windows, clock, kept, alone=not job.address)
     region = Region(
         membership(settings, job),
         store,

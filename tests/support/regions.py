@@ -200,7 +200,7 @@ class Worker:
         """`address`: there are other workers, and this one would be reached there."""
         self.store, self.clock = store, clock or SystemClock()
         self.directory = Directory(windows, self.clock.monotonic(), HERE)
-        self.follower = Follower(store, self.directory, windows, self.clock)
+        self.follower = Follower(store, self.directory, windows, self.clock, alone=not address)
         make_links = cast(Callable[[Writer], Links] | None, links)
         self.region = Region(
             Membership(Config(HERE, advert=advert(HERE)), make_links, expects_peers),
