@@ -198,9 +198,12 @@ class Columns:
         self.class_of[row] = after
         self._leave(before)
 
-    def set_number(self, row: int, name: str, value: float | None) -> None:
-        """One of NUMBERS."""
-        self.numbers[name][row] = _told(value)
+    def describe(self, row: int, vram_gb: float | None, ram_gb: float | None, cpu_cores: float | None) -> None:
+        """What a registration tells in numbers."""
+        numbers = self.numbers
+        numbers["vram_gb"][row] = _told(vram_gb)
+        numbers["ram_gb"][row] = _told(ram_gb)
+        numbers["cpu_cores"][row] = _told(cpu_cores)
 
     def load_settled(self, row: int) -> float | None:
         """The load that its base was made of."""
@@ -328,7 +331,9 @@ class Columns:
 
 def _told(value: float | None) -> float:
     """A number as a column takes it: nodes may say anything."""
-    return math.nan if value is None else min(max(value, -_BEYOND), _BEYOND)
+    if value is None:
+        return math.nan
+    return value if -_BEYOND < value < _BEYOND else math.copysign(_BEYOND, value)
 
 
 def _doubled(column: NDArray[Any], filling: Any) -> NDArray[Any]:

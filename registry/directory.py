@@ -97,7 +97,7 @@ class Entry:
     __slots__ = (
         "_declared_free_gb", "_dynamic", "_intent", "_owner_revision", "_registration", "_static", "_token",
         "_token_text", "beat_at_ms", "due_at_s", "heard_s", "key_hash", "metrics", "node_id", "owner", "region",
-        "reserved_slots", "row", "said", "version", "word",
+        "reserved_slots", "row", "said", "status", "version", "word",
     )  # fmt: skip
 
     def __init__(self, node_id: str, owner: Owner, row: int) -> None:
@@ -131,11 +131,6 @@ class Entry:
     def reachable(self) -> bool:
         """Whether its home registry's word is current."""
         return self.owner.vouches(self.said)
-
-    @property
-    def status(self) -> str:
-        """The status that callers see."""
-        return shown_status(self.liveness, self.reported, self.intent)
 
     @property
     def intent(self) -> str | None:
@@ -174,6 +169,7 @@ class Entry:
         self.region: str = intern(region, region)
         self._declared_free_gb = free_vram_gb(record.spec["capabilities"]["gpus"])
         self.word, self.said = intern(record.word, record.word), record.said
+        self.status = shown_status(record.word.liveness, record.word.reported, record.intent.status)
         self._dynamic = None
 
     def take_metrics(self, metrics: bytes, values: Mapping[str, Json]) -> tuple[float | None, float | None]:
@@ -384,9 +380,7 @@ class Directory:
             models=model_terms(tuple(flat["models"])),
         )
         columns.classify(row, kind, entry.said[1])
-        columns.set_number(row, "vram_gb", total_vram_gb(flat))
-        columns.set_number(row, "ram_gb", number(flat.get("ram_gb")))
-        columns.set_number(row, "cpu_cores", number(flat.get("cpu_cores")))
+        columns.describe(row, total_vram_gb(flat), number(flat.get("ram_gb")), number(flat.get("cpu_cores")))
         self._measure(entry, entry.metrics, None)
 
     def _measure(self, entry: Entry, metrics: bytes, decoded: Mapping[str, Json] | None) -> Mapping[str, Json]:
