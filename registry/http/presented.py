@@ -1,7 +1,7 @@
 """The certificate that a caller presented: looked at once a connection, or told by another worker of ours."""
 
 import time
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from aiohttp import web
 
@@ -24,7 +24,7 @@ def presented(request: web.Request) -> Certificate | None:
     if seen is _BY_WORKER:
         told = request.headers.get(HEADER)
         return unpacked(told) if told else None
-    certificate: Certificate = seen
+    certificate = cast(Certificate, seen)
     if certificate.expires_s <= time.time():
         protocol.close()
     return certificate
