@@ -21,6 +21,7 @@ from registry.http.federation import LINK_PATH, FederationHandlers
 from registry.http.forward import Forwarder
 from registry.http.limits import ADDRESS_PER_S, KEY_PER_S, Limits
 from registry.http.nodes import NodeHandlers
+from registry.http.refusals import Refusals
 from registry.http.reservations import ReservationHandlers
 from registry.http.server import Gate
 from registry.http.watch import Watching
@@ -130,7 +131,8 @@ def make_app(parts: Parts) -> tuple[web.Application, Gate, Forwarder, Registry, 
         ]
     )
     hot = {("POST", f"{base}/heartbeat"): nodes.heartbeat, ("GET", f"{base}/discover"): nodes.discover}
-    gate = Gate(app, parts.metrics, parts.cors_origins, hot, forwarder.request, callers, limits)
+    refusals = Refusals(region.audit, callers)
+    gate = Gate(app, parts.metrics, parts.cors_origins, hot, forwarder.request, callers, limits, refusals)
     return app, gate, forwarder, registry, watching
 
 

@@ -39,6 +39,17 @@ class Put:
 
 
 @dataclass(frozen=True, slots=True)
+class AuditBatch:
+    """Lines of the audit log for one commit: those that come after entry number `after`. The first `taken` of
+    the entries that other workers left are among them, the last of those as number `taken_by`."""
+
+    after: int
+    lines: Sequence[bytes]
+    taken: int = 0
+    taken_by: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Lease:
     """Who writes for the region. `address`: where the other workers send what needs writing."""
 
@@ -93,10 +104,17 @@ class Store(Protocol):
         """The newest commit's number; 0 for an empty store."""
 
     async def commit(
-        self, token: str, expected: Collection[int] | None, version: int, puts: Sequence[Put], meta: bytes | None
+        self,
+        token: str,
+        expected: Collection[int] | None,
+        version: int,
+        puts: Sequence[Put],
+        meta: bytes | None,
+        audit: AuditBatch | None = None,
     ) -> None:
         """In one atomic step: write the records and (if given) the meta, and number the commit `version`,
-        if the newest commit is one of `expected` (None: whatever it is).
+        if the newest commit is one of `expected` (None: whatever it is). Lines of the audit log that the store
+        has already are not added again.
 
         `expected` has two numbers after a commit that nobody knows the outcome of. Raises Fenced, StoreChanged.
         """
@@ -107,7 +125,19 @@ class Store(Protocol):
     async def meta(self) -> bytes | None:
         """The newest meta."""
 
+    async def audit_left(self, count: int) -> list[bytes]:
+        """What workers have left for the audit log, oldest first; a commit that says so takes it away."""
+
     # every worker
+
+    async def audit_leave(self, entries: Sequence[bytes]) -> None:
+        """Leave entries for the writer to put into the audit log."""
+
+    async def audit_lines(self, after: int, count: int) -> list[bytes]:
+        """The newest lines of the audit log that come after that number, the first `count` of them."""
+
+    async def audit_last(self) -> bytes | None:
+        """The newest line of the audit log."""
 
     def beat(self, key: str, payload: bytes, at_ms: int) -> Awaitable[bool]:
         """Renew the key's expiry and keep the payload. False: there is no such record, nothing was written."""

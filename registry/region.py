@@ -20,6 +20,9 @@ from federation.config import Config
 from federation.engine import Engine
 from federation.links import Links
 from federation.replica import Replica
+from registry.audit import Audit
+from registry.audit_chain import START, BrokenLine, Head, read
+from registry.audit_log import AuditLog
 from registry.clock import Clock
 from registry.directory import Directory
 from registry.errors import ApiError
@@ -66,8 +69,11 @@ class Region:
         *,
         address: str,
         alone: bool,
+        audit: Audit | None = None,
     ) -> None:
         """`address`: where other workers reach this one. `alone`: there are no other workers."""
+        self.audit = audit or Audit(clock)
+        self.audit_filed: Callable[[], Head] = lambda: START  # where the log's file has come to
         self._membership = membership
         self._store = store
         self._directory = directory
@@ -238,9 +244,11 @@ class Region:
             replica = await asyncio.to_thread(Replica.restore, config.registry_id, states, kept, config.digest_key)
         finally:
             await _ended(keeping)
+        log = AuditLog(self.audit, await self._audit_head())
+        self.audit.note("writer.began", None, target=config.registry_id, generation=replica.chain[1])
         rng = random.Random(secrets.randbits(64))  # noqa: S311 - whom to ask and when, never a secret
         engine = Engine(config, replica, rng, Now(self._clock.monotonic(), self._clock.wall_ms()))
-        writer = Writer(engine, self._store, self._directory, self._clock, self._token, version)
+        writer = Writer(engine, self._store, self._directory, self._clock, self._token, version, log)
         try:
             writer.perform(writer.engine.tick(writer.now))
             await writer.flushed()  # the new generation is kept before anything is written in it
@@ -260,6 +268,17 @@ class Region:
         self._tasks = [self._run(writer.tick_for_ever(), "tick"), self._run(self._sweep(writer), "sweep")]
         if not self._alone:
             self._tasks.append(self._run(self._publish_for_ever(writer), "publish"))
+
+    async def _audit_head(self) -> Head:
+        """Where the audit log goes on. A store that lost it, or is an old copy, knows less than the log's file."""
+        last = await self._store.audit_last()
+        held = START
+        if last is not None:
+            try:
+                held = read(last).head
+            except BrokenLine as fault:
+                event("audit_broken", logging.ERROR, where="store", why=str(fault))
+        return max(held, self.audit_filed())
 
     async def _keep_lease(self) -> None:
         while True:

@@ -12,6 +12,7 @@ import orjson
 from federation.record import KEY_PREFIX
 from federation.writes import Token
 from registry import measurements
+from registry.audit import Audit
 from registry.auth import Allowlist, Authenticator
 from registry.clock import Clock
 from registry.directory import Directory, Entry
@@ -49,6 +50,7 @@ class Role(Protocol):
     """What this worker is to its region."""
 
     writer: Writer | None
+    audit: Audit
 
     def check(self) -> None:
         """Raise ApiError while the region must not be written yet."""
@@ -139,6 +141,7 @@ class Registry:
         record = registered(stored, node_id, request, self._origin(observed_ip))
         if key is not None:
             record = admitted(replace(record, key_hash=key[1]), who.key_id if who.kind == "join" else None)
+        noted = self._note("node.registered", who, node_id) if stored is None else None
         try:
             beat = self._metrics_of(node_id), self._clock.wall_ms()
             with self.auth.use.admission(who if key is not None else ANYONE):
@@ -149,6 +152,7 @@ class Registry:
                 self._doubts.note(node_id, record.encode_spec())
             raise
         except ValueError as fault:
+            self._role.audit.withdraw(noted)
             raise ApiError("node_id_taken", f"{fault}.") from None
         self._doubts.forget(node_id)
         self._told.add(node_id)
@@ -179,6 +183,8 @@ class Registry:
         word = None
         if patch.status == "online" and node.reported == "draining":
             word = replace(node.word, reported=None)
+        change = {"status": patch.status, "labels_add": patch.labels_add, "labels_remove": patch.labels_remove}
+        self._note("node.patched", who, node_id, **{name: value for name, value in change.items() if value})
         await writer.amend(node_id, patched(node.intent, patch, self._clock.wall_ms()).encode(), word)
         return b'%b,"version":"%b"}' % (self.require(node_id).fragment(), str(writer.position).encode())
 
@@ -188,6 +194,7 @@ class Registry:
         writer = self._ready_writer()
         if writer.node(node_id) is None:
             raise no_such_node(node_id[:255])
+        self._note("node.deregistered", who, node_id)
         await writer.delete(node_id, f"asked for by a caller with a {who.kind} key" if who.key else "asked for")
         return str(writer.position)
 
@@ -208,6 +215,7 @@ class Registry:
             except ApiError:
                 continue  # somebody else removed it first
             removed.append(node_id)
+        self._note("maintenance.cleaned", who, older_than_s=older_than_s, removed=len(removed))
         return removed
 
     def told_config(self, config: Mapping[str, Any]) -> None:
@@ -282,6 +290,10 @@ class Registry:
         if used is not None:
             with contextlib.suppress(StoreUnavailable):
                 await writer.annotate(KEY_PREFIX + key_id, used.encode_use())
+
+    def _note(self, action: str, who: Principal, target: str = "", **detail: Any) -> bytes | None:
+        """For the audit log; right before the write, so that one commit keeps both."""
+        return self._role.audit.note(action, who, target, **detail)
 
     def _admit(
         self, who: Principal, node_id: str, stored: Record | None, observed_ip: str

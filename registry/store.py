@@ -12,11 +12,12 @@ from redis.asyncio import Redis
 from registry import store_scripts as lua
 from registry.change_stream import BLOCK_MS, ChangeStream
 from registry.group_commit import HANG_UP_S, GroupCommit, guarded, unavailable
-from registry.ports import Change, Fenced, Lease, Loaded, Put, StoreChanged, StoreUnavailable
+from registry.ports import AuditBatch, Change, Fenced, Lease, Loaded, Put, StoreChanged, StoreUnavailable
 from registry.redis_url import connect
 
 MAX_PUTS = 1_000  # a commit: Lua's unpack takes 8,000 values at most, and nobody else is served meanwhile
 CHUNK = 1_000
+MAX_LEFT = 20_000  # entries that wait for a writer: an hour of refusals of ten workers
 _MIN_VERSION = (6, 2)
 
 
@@ -39,6 +40,7 @@ class RedisStore:
         self._keys = [self._key(name) for name in lua.KEYS]
         self._records, self._last, self._changes, self._seq, self._meta, _ = self._keys
         self._worker = worker_id
+        self._audit = self._key("audit")
         beat_arguments = [self._beat_key(""), beat_window_ms, worker_id]
         self._batches = GroupCommit(self._redis, self._keys, beat_arguments, on_commit)
         self._stream = ChangeStream(
@@ -72,7 +74,13 @@ class RedisStore:
         return int(await self._batches.submit(None, ["GET", self._seq]) or 0)
 
     async def commit(
-        self, token: str, expected: Collection[int] | None, version: int, puts: Sequence[Put], meta: bytes | None
+        self,
+        token: str,
+        expected: Collection[int] | None,
+        version: int,
+        puts: Sequence[Put],
+        meta: bytes | None,
+        audit: AuditBatch | None = None,
     ) -> None:
         """See ports.Store. At most MAX_PUTS; of two for one key the later one counts."""
         records = {put.key.encode(): put.data for put in puts}
@@ -84,6 +92,7 @@ class RedisStore:
         removed = [key for key, data in records.items() if data is None]
         known = b"" if expected is None else b" %b " % b" ".join(map(_stamp, expected))
         head = [token, known, stamp, self._worker, keys, self._beat_key(""), int(meta is not None), meta or b""]
+        head += self._audit_arguments(audit)
         outcome = await self._batches.submit(lua.COMMIT, [*head, len(values), *values, *removed])
         if outcome == b"fenced":
             raise Fenced
@@ -105,7 +114,30 @@ class RedisStore:
         """See ports.Store."""
         return cast(bytes | None, await self._batches.submit(None, ["GET", self._meta]))
 
+    async def audit_left(self, count: int) -> list[bytes]:
+        """See ports.Store."""
+        return list(await self._batches.submit(None, ["LRANGE", self._audit + ":left", 0, count - 1]))
+
+    def _audit_arguments(self, batch: AuditBatch | None) -> list[object]:
+        if batch is None:
+            return [self._audit, b"", 0, 0, 0]
+        return [self._audit, b"\n".join(batch.lines), batch.after, batch.taken, batch.taken_by]
+
     # ports.Store: every worker
+
+    async def audit_leave(self, entries: Sequence[bytes]) -> None:
+        """See ports.Store."""
+        if await self._batches.submit(None, ["LLEN", self._audit + ":left"]) >= MAX_LEFT:
+            raise StoreUnavailable("slow", "nobody takes what is left for the audit log")
+        await self._batches.submit(None, ["RPUSH", self._audit + ":left", *entries])
+
+    async def audit_lines(self, after: int, count: int) -> list[bytes]:
+        """See ports.Store."""
+        return list(await self._batches.submit(lua.AUDIT_LINES, [self._audit, after, count]))
+
+    async def audit_last(self) -> bytes | None:
+        """See ports.Store."""
+        return cast(bytes | None, await self._batches.submit(None, ["LINDEX", self._audit, -1]))
 
     def beat(self, key: str, payload: bytes, at_ms: int) -> Awaitable[bool]:
         """See ports.Store."""

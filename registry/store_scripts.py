@@ -6,6 +6,7 @@ a full memory, a failing disk) is refused at its first write, and the clock that
 
 KEYS = ("records", "last", "changes", "seq", "meta", "lease")
 STREAM_LENGTH = 10_000  # entries a worker may lie behind before it loads everything again
+AUDIT_LENGTH = 20_000  # lines, 8 MB: how long the audit log's files may be out of reach before some are lost
 
 # ARGV: beat prefix, window_ms, worker, batch. A batch is `key at_ms size\n` and `size` bytes for each
 # beat: one string goes to the stream as it came, and costs callers nothing to take apart.
@@ -33,17 +34,38 @@ end
 return missing
 """
 
-# ARGV: token, the expected numbers or '' for any, number, worker, all keys, beat prefix, 1 with a meta, meta, how
-# many values follow, key and value of each record to keep, keys to remove. Numbers have 16 digits, the expected
-# ones a space on either side. The stream gets the keys, not the records: those of a newcomer region would fill it.
+# ARGV: token, the expected numbers or '' for any, number, worker, all keys, beat prefix, 1 with a meta, meta; the audit
+# log's key, lines for it with line feeds between, the number of the entry that they come after, how many entries that
+# other workers left are among them, as which number the last of those; how many values follow, key and value of each
+# record to keep, keys to remove. Commits' numbers have 16 digits, the expected ones a space on either side. The stream
+# gets the keys, not the records: those of a newcomer region would fill it. Lines of the audit log that it has are not
+# added again; a log that does not reach to the one before them, or goes beyond them, is none of the writer's.
 # The number is written last: should a key of ours hold something foreign, the writer sees that it was not committed.
 COMMIT = f"""
 local holder = redis.call('GET', KEYS[6])
 if not holder or string.match(holder, '^[^ ]*') ~= ARGV[1] then return 'fenced' end
 local newest = redis.call('GET', KEYS[4]) or '0000000000000000'
 if ARGV[2] ~= '' and not string.find(ARGV[2], ' ' .. newest .. ' ', 1, true) then return 'changed' end
-local stop = 9 + tonumber(ARGV[9])
-if stop > 9 then redis.call('HSET', KEYS[1], unpack(ARGV, 10, stop)) end
+if ARGV[10] ~= '' then
+  local last = redis.call('LINDEX', ARGV[9], -1)
+  local held = last and tonumber(string.match(last, '^{{"seq":(%d+)')) or 0
+  local seq = tonumber(ARGV[11])
+  local _, feeds = string.gsub(ARGV[10], '\\n', '')
+  if held < seq or held > seq + feeds + 1 then
+    redis.call('DEL', ARGV[9])
+    held = seq
+  end
+  for line in string.gmatch(ARGV[10], '[^\\n]+') do
+    seq = seq + 1
+    if seq > held then redis.call('RPUSH', ARGV[9], line) end
+  end
+  redis.call('LTRIM', ARGV[9], -{AUDIT_LENGTH}, -1)
+  if ARGV[12] ~= '0' and held < tonumber(ARGV[13]) then
+    redis.call('LTRIM', ARGV[9] .. ':left', ARGV[12], -1)
+  end
+end
+local stop = 14 + tonumber(ARGV[14])
+if stop > 14 then redis.call('HSET', KEYS[1], unpack(ARGV, 15, stop)) end
 if #ARGV > stop then
   redis.call('HDEL', KEYS[1], unpack(ARGV, stop + 1))
   redis.call('HDEL', KEYS[2], unpack(ARGV, stop + 1))
@@ -112,4 +134,13 @@ end
 return found
 """
 
-ALL = (BEATS, COMMIT, LEASE, RELEASE, PUBLISH, UNHEARD, SCAN_KEYS, READ_BEATS)
+# ARGV: the audit log's key, a number, count. Answers the oldest `count` lines that come after that entry.
+AUDIT_LINES = """
+local last = redis.call('LINDEX', ARGV[1], -1)
+if not last then return {} end
+local first = tonumber(string.match(last, '^{"seq":(%d+)')) - redis.call('LLEN', ARGV[1]) + 1
+local from = math.max(0, tonumber(ARGV[2]) + 1 - first)
+return redis.call('LRANGE', ARGV[1], from, from + tonumber(ARGV[3]) - 1)
+"""
+
+ALL = (BEATS, COMMIT, LEASE, RELEASE, PUBLISH, UNHEARD, SCAN_KEYS, READ_BEATS, AUDIT_LINES)

@@ -25,6 +25,9 @@ from federation.record import Record as Versioned
 from federation.roster import Advert, unpack_advert
 from federation.writes import Token
 from registry import measurements
+from registry.audit import Audit
+from registry.audit_chain import START
+from registry.audit_log import AuditLog
 from registry.clock import Clock
 from registry.directory import Directory, Due
 from registry.logs import event
@@ -91,7 +94,14 @@ class Writer:
     one's state is of use any more."""
 
     def __init__(
-        self, engine: Engine, store: Store, directory: Directory, clock: Clock, token: str, version: int
+        self,
+        engine: Engine,
+        store: Store,
+        directory: Directory,
+        clock: Clock,
+        token: str,
+        version: int,
+        log: AuditLog | None = None,
     ) -> None:
         self.engine = engine
         self._store = store
@@ -100,6 +110,7 @@ class Writer:
         self._token = token
         self._expected = {version}
         self._version = version
+        self.log = log or AuditLog(Audit(clock), START)
         self._links: Links | None = None
         self._dirty: dict[str, None] = {}
         self._meta_due = False
@@ -158,6 +169,8 @@ class Writer:
         self.perform(self.engine.tick(self.now))
         self._hear_owners()
         self._tell_roster()
+        if self.log.waiting:
+            self._wake()
         if self._beats and self.on_beats is not None:
             beats, self._beats = self._beats, []
             self.on_beats(beats)
@@ -392,7 +405,7 @@ class Writer:
     async def _flush(self) -> None:
         """Commit until nothing is left. What arrives meanwhile waits for the next round, so that what is sent
         after a round tells only of what that round kept."""
-        while self._dirty or self._meta_due or self._behind or self._waiting:
+        while self._dirty or self._meta_due or self._behind or self._waiting or self.log.waiting:
             await self._gather()
             dirty, self._dirty = self._dirty, {}
             meta_due, self._meta_due = self._meta_due, False
@@ -433,6 +446,8 @@ class Writer:
     async def _commit_round(self, keys: list[str], meta_due: bool, beats: list[tuple[str, bytes, int]]) -> None:
         if self._rewriting:
             await self._rewrite()
+        while self.log.crowded:
+            await self._commit([], None)
         replica = self.engine.replica
         vector = dict(replica.vector) if meta_due else None
         meta = pack_meta(replica.meta()) if meta_due else None
@@ -457,7 +472,8 @@ class Writer:
         self, keys: list[str], meta: bytes | None, beats: Sequence[tuple[str, bytes, int]] = ()
     ) -> None:
         """One commit, shown once it is made. Heartbeats of what it registers go with it in one batch."""
-        if not keys and meta is None:
+        lines = self.log.batch()
+        if not keys and meta is None and lines is None:
             return
         records = [(key, self.engine.replica.get(key)) for key in keys]
         puts = [Put(key, pack_record(record) if record is not None else None) for key, record in records]
@@ -472,7 +488,7 @@ class Writer:
             if not key.startswith(NODE_PREFIX)
         ]
         version = max(self._version + 1, self._clock.wall_ms())
-        commit = asyncio.ensure_future(self._store.commit(self._token, self._expected, version, puts, meta))
+        commit = asyncio.ensure_future(self._store.commit(self._token, self._expected, version, puts, meta, lines))
         await asyncio.sleep(0)  # it is queued now, and what follows comes after it
         heard: list[Awaitable[bool]] = []
         with contextlib.suppress(StoreUnavailable):  # no room: what becomes of the commit must be known all the same
@@ -484,6 +500,8 @@ class Writer:
         if isinstance(outcomes[0], BaseException):
             raise outcomes[0]
         self._version, self._expected = version, {version}
+        if lines is not None:
+            self.log.keep(lines)
         self._show(nodes, version)
         for key, reading in others:
             if reading is not None:
@@ -520,6 +538,7 @@ class Writer:
             raise Fenced
         self.alert("store_changed", "the store was emptied, replaced or is an old copy; everything is written again")
         self._expected = {found}
+        self.log.store_lost()
         meta = pack_meta(self.engine.replica.meta())
         keys = [record.key for record in self.engine.replica.records()]
         superfluous = sorted(await self._store.keys() - set(keys))
@@ -639,5 +658,6 @@ class Writer:
             self._flusher.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._flusher
+        self.log.give_up()
         self.deposed.set()  # whoever still holds this writer begins nothing any more
         self._give_up([done for _, done in self._watchers])

@@ -10,7 +10,7 @@ from registry.directory import Entry
 from registry.errors import ApiError, no_such_node
 from registry.http.limits import Limits
 from registry.http.presented import from_worker, presented
-from registry.keys import Principal
+from registry.keys import ANYONE, Principal
 from registry.scopes import Query, narrowed
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -41,6 +41,15 @@ class Callers:
         elif who.kind != "admin":  # operators' tools ask as they must
             self._limits.of_key(who.key_hash or who.node_id or "")
         return who
+
+    def known(self, request: web.Request) -> Principal:
+        """The caller as far as it can be told, for the record: nothing is counted, nothing refused."""
+        try:
+            who = self._auth.identify(request.headers.get("Authorization"))
+            certificate = presented(request)
+            return who if certificate is None else self._auth.certified(who, certificate)
+        except ApiError:
+            return ANYONE
 
     def admit(self, request: web.Request) -> None:
         """Somebody, whoever it is. Raises 429 for an address that asks too often."""

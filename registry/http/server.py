@@ -7,6 +7,7 @@ Expect, a payload that will not decode). Here each of them becomes a problem doc
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from time import perf_counter
 from typing import Any, Protocol
 
@@ -15,6 +16,7 @@ from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
 from aiohttp.streams import EMPTY_PAYLOAD
 from aiohttp.web_protocol import RequestHandler, _ErrInfo
 
+from registry.audit import caller_address
 from registry.errors import ApiError
 from registry.http.caller import Callers
 from registry.http.forward import Interrupted
@@ -29,6 +31,7 @@ from registry.http.limits import (
     Limits,
 )
 from registry.http.patience import Patience
+from registry.http.refusals import Refusals
 from registry.http.wire import answer_problem, too_large
 from registry.logs import event
 from registry.metrics import Metrics
@@ -65,12 +68,14 @@ class Gate:
         forward: Callable[[web.Request], Awaitable[web.StreamResponse | None]],
         callers: Callers,
         limits: Limits,
+        refusals: Refusals,
     ) -> None:
         """`forward` asks the worker that writes; None: that is us now."""
         self.limits = limits
         self._callers = callers
         self._app = app
         self._forward = forward
+        self._refusals = refusals
         self._hot = hot
         self._metrics = metrics
         self._origins = frozenset(cors_origins)
@@ -109,6 +114,8 @@ class Gate:
         except Interrupted:
             return answer_problem(_store_problem(StoreUnavailable("slow")))
         except ApiError as error:
+            asked = f"{_method(request)} {_route(request) if hot is None else request.path}"
+            self._refusals.note(request, asked, error)
             return self._refused(error)
         except StoreUnavailable as error:
             self._metrics.store_failures.labels(error.reason).inc()
@@ -145,7 +152,11 @@ class Gate:
             return await hot(request)
         if self._origins and request.method == "OPTIONS" and "Origin" in request.headers:
             return web.Response(status=204, headers=_CORS)
-        return await self._app._handle(request)
+        caller_address.set(partial(self._callers.address, request))
+        try:
+            return await self._app._handle(request)
+        finally:
+            caller_address.set(None)  # a connection that idles keeps no request
 
     async def _on_prepare(self, request: web.Request, response: web.StreamResponse) -> None:
         self._allow_origin(request, response.headers)

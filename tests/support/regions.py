@@ -26,7 +26,7 @@ from registry.follower import Follower
 from registry.keys import Principal
 from registry.lifecycle import Windows
 from registry.model import HeartbeatRequest, PatchRequest, RegisterRequest, parse
-from registry.ports import Put, Store, StoreUnavailable
+from registry.ports import AuditBatch, Put, Store, StoreUnavailable
 from registry.region import Membership, Region
 from registry.service import Place, Registry
 from registry.store import RedisStore
@@ -59,7 +59,13 @@ class Faulty(RedisStore):
         self.on_commit: Callable[[int], None] = lambda number: None
 
     async def commit(
-        self, token: str, expected: Collection[int] | None, version: int, puts: Sequence[Put], meta: bytes | None
+        self,
+        token: str,
+        expected: Collection[int] | None,
+        version: int,
+        puts: Sequence[Put],
+        meta: bytes | None,
+        audit: AuditBatch | None = None,
     ) -> None:
         """See ports.Store. `lost`: never made; `unanswered`: made, and nobody is told."""
         fault = self.faults.popleft() if self.faults else None
@@ -68,7 +74,7 @@ class Faulty(RedisStore):
         self.on_commit(self.commits)
         if fault == "lost" or self.is_down:
             raise StoreUnavailable("down", "a test says so")
-        await super().commit(token, expected, version, puts, meta)
+        await super().commit(token, expected, version, puts, meta, audit)
         if fault == "unanswered":
             raise StoreUnavailable("slow", "a test says so")
 
