@@ -5,14 +5,17 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 from tests.simulation.world import run
 
-SEEDS = 200
+SEEDS, SOME = 200, 50
 
 
-def test_every_promise_is_kept() -> None:
+@pytest.mark.parametrize("seeds", [range(SOME), pytest.param(range(SOME, SEEDS), marks=pytest.mark.slow)], ids=str)
+def test_every_promise_is_kept(seeds: range) -> None:
     with multiprocessing.get_context("spawn").Pool(2) as pool:
-        failed = [str(outcome) for outcome in pool.imap(run, range(SEEDS), chunksize=4) if outcome.violation]
+        failed = [str(outcome) for outcome in pool.imap(run, seeds, chunksize=4) if outcome.violation]
     assert not failed, "\n" + "\n".join(failed)
 
 

@@ -9,6 +9,7 @@ from tests.chaos.faults import SHORT
 from tests.chaos.federation import Federation
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(180)  # a minute, and room for a loaded machine
 async def test_a_federation_survives_each_fault(tmp_path: Path) -> None:
     outcome = await Federation(tmp_path, 1, SHORT).run()

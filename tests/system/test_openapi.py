@@ -18,6 +18,7 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
         yield process
 
 
+@pytest.mark.slow
 def test_the_registry_does_what_its_document_says(registry: Process, tmp_path: Path) -> None:
     """Valid requests are taken, invalid ones refused, every answer is as documented, keys are
     needed where it says so. Deterministic: the same requests every time."""
