@@ -1,7 +1,7 @@
 """The certificate that a caller presented: looked at once a connection, or told by another worker of ours."""
 
 import time
-from typing import Any, Final, cast
+from typing import Any, Final
 
 from aiohttp import web
 
@@ -16,7 +16,7 @@ def presented(request: web.Request) -> Certificate | None:
     """The caller's certificate, if it has one that our authority vouches for. A connection that has outlived its
     certificate ends after this request: the next handshake decides."""
     protocol: Any = request.protocol
-    seen = getattr(protocol, "presented", _UNSEEN)
+    seen: object = getattr(protocol, "presented", _UNSEEN)
     if seen is _UNSEEN:
         seen = protocol.presented = _look(request)
     if seen is None:
@@ -24,10 +24,10 @@ def presented(request: web.Request) -> Certificate | None:
     if seen is _BY_WORKER:
         told = request.headers.get(HEADER)
         return unpacked(told) if told else None
-    certificate = cast(Certificate, seen)
-    if certificate.expires_s <= time.time():
+    assert isinstance(seen, Certificate)
+    if seen.expires_s <= time.time():
         protocol.close()
-    return certificate
+    return seen
 
 
 def passed_on(request: web.Request) -> dict[str, str]:
