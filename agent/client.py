@@ -50,7 +50,7 @@ class RegistryClient:
     ) -> None:
         self.registries = Registries(urls, known)
         self._rng = random.Random()  # noqa: S311 - spreads load, guards nothing
-        self._tls = tls(ca_cert, cert, key)
+        self.certificates = tls(ca_cert, cert, key)
         self._session: aiohttp.ClientSession | None = None
         self._looking: dict[Registry, asyncio.Task[None]] = {}
         self.last_ms: float | None = None
@@ -199,7 +199,7 @@ class RegistryClient:
     def session(self) -> aiohttp.ClientSession:
         """The connections, opened at first use."""
         if self._session is None:
-            self._session = open_session(self._tls)
+            self._session = open_session(self.certificates.client)
         return self._session
 
     async def close(self) -> None:

@@ -16,6 +16,7 @@ import aiohttp
 from agent.config import ConfigurationError
 from agent.session import Outcome
 from agent.wire import read_answer, server_ms
+from federation.tls import Certificates, Files, UnusableError, alert_sentence
 
 SILENCE_S = 2.0  # nothing comes for so long: the next registry is asked
 WHOLE_S = 10.0  # a body that drips never falls silent
@@ -55,7 +56,7 @@ async def ask(session: aiohttp.ClientSession, method: str, url: str, path: str, 
         return Reply(Outcome(None, f"{url} did not answer within {limit_s:g} s"))
     except (aiohttp.ClientError, OSError, ValueError) as error:
         lost = isinstance(error, aiohttp.ServerDisconnectedError | aiohttp.ClientOSError | ConnectionError)
-        return Reply(Outcome(None, f"{url}: {plain(error)}"), dropped=lost and warm.reused)
+        return Reply(Outcome(None, f"{url}: {plain(error, url)}"), dropped=lost and warm.reused)
 
 
 async def open_stream(
@@ -79,23 +80,18 @@ async def open_stream(
     except TimeoutError:
         outcome = Outcome(None, f"{url} did not answer within {SILENCE_S:g} s")
     except (aiohttp.ClientError, OSError, ValueError) as error:
-        outcome = Outcome(None, f"{url}: {plain(error)}")
+        outcome = Outcome(None, f"{url}: {plain(error, url)}")
     if answer is not None:
         answer.close()
     return outcome, None
 
 
-def open_session(context: ssl.SSLContext | None) -> aiohttp.ClientSession:
+def open_session(context: ssl.SSLContext) -> aiohttp.ClientSession:
     """Connections to registries."""
     trace = aiohttp.TraceConfig()
     trace.on_connection_reuseconn.append(_reused)
-    connector = (
-        aiohttp.TCPConnector(ssl=context, keepalive_timeout=KEPT_S)
-        if context
-        else aiohttp.TCPConnector(keepalive_timeout=KEPT_S)
-    )
     return aiohttp.ClientSession(
-        connector=connector,
+        connector=aiohttp.TCPConnector(ssl=context, keepalive_timeout=KEPT_S),
         timeout=aiohttp.ClientTimeout(total=WHOLE_S, connect=SILENCE_S, sock_connect=SILENCE_S, sock_read=SILENCE_S),
         cookie_jar=aiohttp.DummyCookieJar(),  # a login page on the way must leave nothing behind
         trace_configs=[trace],
@@ -116,8 +112,11 @@ async def read_limited(answer: aiohttp.ClientResponse) -> bytes:
     return bytes(body)
 
 
-def plain(error: BaseException) -> str:
+def plain(error: BaseException, url: str) -> str:
     """Why a request got no answer, in words that say what to look at."""
+    if (alert := alert_sentence(error)) is not None:
+        return f"{alert}; set NODE_CERT and NODE_KEY to what it takes"
+    other = "; does it speak TLS (https://)?" if url.startswith("http:") else ""
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
         return f"its certificate is not trusted ({error.certificate_error}); CA_CERT names the authority to trust"
     if isinstance(error, aiohttp.ClientConnectorSSLError):
@@ -125,9 +124,9 @@ def plain(error: BaseException) -> str:
     if isinstance(error, aiohttp.ClientConnectorError):
         return _why_not_connected(error.os_error)
     if isinstance(error, aiohttp.ClientOSError | aiohttp.ServerDisconnectedError | aiohttp.ClientPayloadError):
-        return "the connection was closed before the answer was complete"
+        return f"the connection was closed before the answer was complete{other}"
     if isinstance(error, aiohttp.ClientResponseError):
-        return "what answers there does not speak HTTP; check the port"
+        return f"what answers there does not speak HTTP; check the port{other}"
     return str(error) or type(error).__name__
 
 
@@ -139,14 +138,9 @@ def _why_not_connected(error: OSError) -> str:
     return os.strerror(error.errno).casefold() if error.errno else str(error)
 
 
-def tls(ca_cert: Path | None, cert: Path | None, key: Path | None) -> ssl.SSLContext | None:
+def tls(ca_cert: Path | None, cert: Path | None, key: Path | None) -> Certificates:
     """What to trust and to show. Raises ConfigurationError."""
-    if ca_cert is None and cert is None:
-        return None
     try:
-        context = ssl.create_default_context(cafile=ca_cert)
-        if cert is not None:
-            context.load_cert_chain(cert, key)
-    except OSError as error:
-        raise ConfigurationError(f"CA_CERT, NODE_CERT or NODE_KEY cannot be used: {error.strerror or error}") from None
-    return context
+        return Certificates(Files(cert, key, ca_cert))
+    except UnusableError as error:
+        raise ConfigurationError(f"CA_CERT, NODE_CERT or NODE_KEY cannot be used: {error}") from None

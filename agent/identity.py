@@ -73,9 +73,9 @@ class Home:
         """The node's id as it stands; nothing is set aside or moved."""
         return _read_id(self.folder / "node_id")
 
-    def node_id(self) -> str:
-        """The node's id: the one kept here, else a new one, kept from now on."""
-        kept = self.kept_id() or new_node_id()
+    def node_id(self, certified: str | None = None) -> str:
+        """The node's id: the one kept here, else the one that its certificate names or a new one, kept from now on."""
+        kept = self.kept_id() or certified or new_node_id()
         _check_readable(self.folder / "credentials.json")  # without them the id is of no use, and they are not ours
         self.keep_id(kept)
         return kept

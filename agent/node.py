@@ -15,7 +15,7 @@ from typing import Any
 from pydantic import SecretStr
 
 from agent.client import RegistryClient
-from agent.config import AgentSettings
+from agent.config import AgentSettings, ConfigurationError
 from agent.detect.inventory import LIMIT_S, detect_capabilities, in_thread, measure, models_changed
 from agent.detect.network import local_ip
 from agent.failover import Registry
@@ -25,6 +25,7 @@ from agent.own_identity import OwnIdentity
 from agent.session import Outcome, Plan, Session, Step
 from agent.wake import SLICE_S, Watch, read
 from agent.wire import adverts, interval_s, is_replaced, kept_adverts, not_a_registry, registration, secret, to_keep
+from federation.tls import node_of
 
 FINISH_S = 2.0  # a registration cut off could lose the key that it was given
 LEAVE_S = 3.0
@@ -46,6 +47,8 @@ class Agent:
     def __init__(self, settings: AgentSettings, home: Home | None = None, say: Callable[[str], None] = _print) -> None:
         self.settings = settings
         self.home = home or Home()
+        certified = node_of(settings.node_cert) if settings.node_cert else None
+        _check_certified(certified, self.home)
         self.client = RegistryClient(
             settings.node_registry_url,
             ca_cert=settings.ca_cert,
@@ -55,12 +58,14 @@ class Agent:
         )
         self.session = Session(settings.heartbeat_interval or DEFAULT_INTERVAL_S)
         self._print = say
+        self.client.certificates.told = lambda _event, detail: say(f"certificate: {detail}")
         self._manager = Notifier({}, 0)
         self._watch = Watch(read())
         self.identity = OwnIdentity(
             self.home,
             set_key=_plain(settings.node_api_key),
             join_token=_plain(settings.node_join_token),
+            certified=certified,
             say=self._say,
         )
         self._instance_id = new_instance_id()
@@ -246,6 +251,8 @@ class Agent:
     async def _keep_measuring(self) -> None:
         """Apart from the heartbeat: a detector that hangs never makes it late."""
         while True:
+            self.client.certificates.look()
+            self.client.certificates.warn(time.time())
             await self.measure()
             await _told(self._paced, self.session.interval_s)
             self._paced.clear()
@@ -309,6 +316,19 @@ class Agent:
             if interval != self.session.interval_s:
                 self._paced.set()  # measuring may be asleep for as long as the old pace said
             self.session.interval_s = interval
+
+
+def _check_certified(certified: str | None, home: Home) -> None:
+    """Raise ConfigurationError where this machine is another node than its certificate says."""
+    try:
+        kept = home.peek_id()
+    except OSError:  # told where the identity is read
+        return
+    if certified is not None and kept is not None and kept != certified:
+        raise ConfigurationError(
+            f"NODE_CERT is node {certified}'s, and {home.folder} is {kept}'s: give it a certificate of its own "
+            f"(dagi-registry ca issue --node {kept}), or name another folder with DAGI_HOME to become {certified}"
+        )
 
 
 def _place(registry: Registry) -> str:

@@ -11,12 +11,20 @@ class OwnIdentity:
     """The identity in use, kept in a home as far as that can be written. Every change is told in a line."""
 
     def __init__(
-        self, home: Home, *, set_key: str | None = None, join_token: str | None = None, say: Callable[[str], None]
+        self,
+        home: Home,
+        *,
+        set_key: str | None = None,
+        join_token: str | None = None,
+        certified: str | None = None,
+        say: Callable[[str], None],
     ) -> None:
-        """`set_key`: NODE_API_KEY. It stands over a key that is kept, so that a wrong kept one can be mended."""
+        """`set_key`: NODE_API_KEY. It stands over a key that is kept, so that a wrong kept one can be mended.
+        `certified`: the id that NODE_CERT names. Either is some operator's word that this is the node."""
         self.home = home
         self.machine_id = machine_id()
-        self._set_key, self._join_token = set_key, join_token
+        self._set_key, self._join_token, self._certified = set_key, join_token, certified
+        self._given = "NODE_API_KEY" if set_key else "NODE_CERT" if certified else None
         self._say = say
         self._node_id: str | None = None
         self._credentials: Credentials | None = None
@@ -29,14 +37,14 @@ class OwnIdentity:
         """This node's id, read or made at first use; one that cannot be kept lasts as long as the agent."""
         if self._node_id is None:
             try:
-                self._node_id = self.home.node_id()
+                self._node_id = self.home.node_id(self._certified)
             except OSError as error:
-                self._node_id = new_node_id()
+                self._node_id = self._certified or new_node_id()
                 self._cannot_keep(error)
                 return self._node_id
             kept = self.home.credentials()
             self._credentials = kept if kept and kept.node_id == self._node_id else None
-            if self._credentials and not self._set_key and not self._credentials.are_of(self.machine_id):
+            if self._credentials and not self._given and not self._credentials.are_of(self.machine_id):
                 self._take_new_id(f"this home is a copy of another machine's, which is {self._node_id}")
         return self._node_id
 
@@ -54,7 +62,7 @@ class OwnIdentity:
     @property
     def has_no_key(self) -> bool:
         """Whether nothing here could prove that the id is this machine's."""
-        return self._credentials is None and self._set_key is None
+        return self._credentials is None and self._given is None
 
     def registered(self, given: Registration) -> None:
         """Keep what a registration gave."""
@@ -77,8 +85,10 @@ class OwnIdentity:
         if not self._claim.is_lost(now_s, interval_s):
             return
         kept = self.home.credentials()
-        if self._set_key:
-            self._say(f"another agent runs as {self.node_id} with the same NODE_API_KEY: take it out of one's settings")
+        if self._given:
+            self._say(
+                f"another agent runs as {self.node_id} with the same {self._given}: take it out of one's settings"
+            )
         elif kept is not None and kept.token != self.token:  # a new id would be the other's next one, too
             shared = self.home.folder
             self._say(f"another program registers as {self.node_id} from {shared}; it needs a DAGI_HOME of its own")

@@ -41,6 +41,7 @@ Code = Literal[
     "wrong_secret",  # it does not know our secret
     "wrong_signature",  # it does not have the key that it shows
     "identity_changed",  # another key is pinned to its id
+    "wrong_certificate",  # its certificate is not that registry's
     "same_id",  # it is another registry, with our id
     "myself",  # it is this registry
     "no_secret",  # we have no secret

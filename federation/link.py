@@ -39,6 +39,7 @@ CLOSE_CODES = {
     "shunned": 4415,
     "paused": 4416,
     "full": 4417,
+    "wrong_certificate": 4418,
 }
 
 

@@ -27,6 +27,7 @@ from federation.link import Breach, DialledSocket, Gone, Limits, Link, Socket
 from federation.messages import Message
 from federation.ports import Rng
 from federation.roster import Advert, is_url, pack_advert
+from federation.tls import alert_sentence
 from federation.wire import MAX_FRAME_SIZE, WireError, encode
 
 __all__ = [
@@ -47,6 +48,7 @@ _ADVICE = {
     "wrong_signature": "somebody who knows the federation's secret claims to be it: change the secret everywhere",
     "identity_changed": "if it lost its data folder, remove its entry: dagi-registry members --forget {peer}",
     "same_id": "give one of the two another --registry-id",
+    "wrong_certificate": "it needs one of its own: dagi-registry ca issue --registry {peer}",
     "bad_frame": "run the same version at both; the link is cut, and made again later",
     "closed": "run the same version at both; the link is cut, and made again later",
     "no_secret": "set REGISTRY_FEDERATION_SECRET here",
@@ -58,6 +60,7 @@ _ADVICE_WHEN_REFUSED = {
     "wrong_signature": "our identity.key and what we sent do not match: start this registry again",
     "identity_changed": "if our data folder was lost, remove our entry there: dagi-registry members --forget {me}",
     "same_id": _ADVICE["same_id"],
+    "wrong_certificate": "we need a certificate of our own: dagi-registry ca issue --registry {me}",
     "malformed": "run the same version at both",
     "bad_frame": "run the same version at both",
 }
@@ -138,12 +141,14 @@ class _Remembered(Generic[_Value]):
 
 @dataclass(slots=True)
 class _Attempt:
-    """A link that is being made. `who`: as people know it. `peer`: once it is proved."""
+    """A link that is being made. `who`: as people know it. `peer`: once it is proved. `named`: the registry
+    that its certificate names."""
 
     who: str
     url: str | None = None
     socket: Socket | None = None
     peer: Peer | None = None
+    named: str | None = None
 
 
 class Links:
@@ -157,11 +162,13 @@ class Links:
         rng: Rng,
         *,
         ssl_context: ssl.SSLContext | None = None,
+        named: Callable[[Mapping[str, Any] | None], str | None] | None = None,
         monotonic: Callable[[], float] = time.monotonic,
         limits: Limits | None = None,
     ) -> None:
-        """`ssl_context`: for dialling https peers. ValueError: a seed, or what we say of ourselves, is of a wrong
-        form."""
+        """`ssl_context`: for dialling https peers. `named`: the registry that a certificate names, as `ssl` tells of
+        one; with it no link comes to be unless each side's certificate is its own. ValueError: a seed, or what we
+        say of ourselves, is of a wrong form."""
         seeds = list(seeds)
         for seed in seeds:
             if not is_url(seed):
@@ -169,7 +176,7 @@ class Links:
         pack_advert(Advert(identity.url, identity.region, identity.public_key, LINK_VERSION))
         self.counts: Counter[str] = Counter()  # handshakes that failed and links that ended, by code
         self._identity, self._member = identity, member
-        self._ssl, self._monotonic = ssl_context, monotonic
+        self._ssl, self._named, self._monotonic = ssl_context, named, monotonic
         self._limits = limits or Limits()
         self._dialling = Dialling(identity.registry_id, seeds, rng)
         self._roster: Mapping[str, Advert] = {}
@@ -268,8 +275,9 @@ class Links:
 
     # accepting
 
-    async def accept(self, request: web.Request) -> web.StreamResponse:
-        """The handler of GET `LINK_PATH`. It returns when the link has ended."""
+    async def accept(self, request: web.Request, named: str | None = None) -> web.StreamResponse:
+        """The handler of GET `LINK_PATH`. It returns when the link has ended. `named`: the registry that the caller's
+        certificate names."""
         address = _network_of(request.remote)
         refusal = self._refusal(address)
         transport = request.transport
@@ -285,7 +293,7 @@ class Links:
         except BaseException:
             self._release(address)
             raise
-        task = self._spawn(self._accepted(Socket(ws, transport), address))
+        task = self._spawn(self._accepted(Socket(ws, transport), address, named))
         try:
             await asyncio.wait([task])
         finally:
@@ -306,9 +314,9 @@ class Links:
             return 503, "too many registries are linking at once; try again"
         return None
 
-    async def _accepted(self, socket: Socket, address: str) -> None:
+    async def _accepted(self, socket: Socket, address: str, named: str | None) -> None:
         try:
-            link = await self._attempt(_Attempt(address, socket=socket), self._prove_as_acceptor)
+            link = await self._attempt(_Attempt(address, socket=socket, named=named), self._prove_as_acceptor)
         finally:
             self._release(address)
         if link is not None:
@@ -328,6 +336,7 @@ class Links:
         assert acceptor.peer is not None
         peer = attempt.peer = acceptor.peer
         attempt.who = peer.registry_id
+        self._vouched(attempt, peer)
         link = Link(socket, peer, None, self._limits, self._monotonic())
         self._object(link)
         await socket.ws.send_str(welcome)
@@ -356,6 +365,8 @@ class Links:
     async def _prove_as_dialler(self, attempt: _Attempt) -> Link:
         assert attempt.url is not None
         attempt.socket = socket = await self._connect(attempt.url)
+        if self._named is not None:
+            attempt.named = self._named(socket.transport.get_extra_info("peercert"))
         dialler = Dialler(self._identity, secrets.token_bytes(NONCE_SIZE), self._member.pinned)
         await socket.ws.send_str(dialler.first())
         proof = dialler.receive(await socket.next_text())
@@ -363,6 +374,7 @@ class Links:
         assert dialler.peer is not None
         peer = attempt.peer = dialler.peer
         attempt.who = f"{peer.registry_id} at {attempt.url}"
+        self._vouched(attempt, peer)
         self._dialling.learned(attempt.url, peer.registry_id)
         existing = self._links.get(peer.registry_id)
         if existing is not None and not self._is_suspect(existing):
@@ -434,6 +446,13 @@ class Links:
         self._note(attempt.url, detail)
         self._note(peer, detail)
         return code
+
+    def _vouched(self, attempt: _Attempt, peer: Peer) -> None:
+        """Raises Refused unless the certificate, where one is needed, is that registry's own."""
+        if self._named is None or attempt.named == peer.registry_id:
+            return
+        shown = f"its certificate is {attempt.named}'s" if attempt.named else "no certificate of it names a registry"
+        raise Refused("wrong_certificate", f"it proved to be {peer.registry_id}, but {shown}", peer.registry_id)
 
     def _object(self, link: Link) -> None:
         """Raises Gone if the link is not to be, though the peer is who it says."""
@@ -677,6 +696,8 @@ async def _refuse_redirects(
 def _said_by(error: Exception) -> str:
     """Why a registry could not be dialled, in people's words. Nothing that a stranger wrote is repeated at length."""
     match error:
+        case _ if (alert := alert_sentence(error)) is not None:
+            return f"TLS failed: {alert}"
         case aiohttp.WSServerHandshakeError():
             return f"it answered {error.status} instead of linking"
         case aiohttp.ClientConnectorCertificateError() | aiohttp.ClientConnectorSSLError():

@@ -9,12 +9,14 @@ import os
 import socket
 import ssl
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
+
+from federation.tls import Certificates, Files, UnusableError, alert_sentence
 
 DEFAULT_URL = "http://127.0.0.1:9205"
 DEFAULT_ENV_FILE = Path(".env")
@@ -98,7 +100,7 @@ class AdminClient:
         self.url = to.url
         self._to = to
         self._split = urlsplit(to.url)
-        self._tls = _context(to) if self._split.scheme == "https" else None
+        self._tls = _certificates(to).client if self._split.scheme == "https" else None
 
     def get(self, path: str, accept: str = "application/json") -> Answer:
         """200 and 503 come back; everything else raises CannotAsk."""
@@ -158,16 +160,13 @@ class AdminClient:
         return http.client.HTTPConnection(host, port, timeout=TIMEOUT_S)
 
 
-def _context(to: Target) -> ssl.SSLContext:
+def _certificates(to: Target) -> Certificates:
     """The system's authorities, or the given one; with our own certificate where there is one (mutual TLS)."""
+    own = Files(to.tls_cert, to.tls_key) if to.tls_cert is not None and to.tls_key is not None else Files()
     try:
-        context = ssl.create_default_context(cafile=to.tls_ca)
-        if to.tls_cert is not None and to.tls_key is not None:
-            context.load_cert_chain(to.tls_cert, to.tls_key)
-    except OSError as error:
-        why = error.strerror or error
-        raise CannotAsk(f"--tls-ca, REGISTRY_TLS_CERT or REGISTRY_TLS_KEY cannot be used: {why}") from None
-    return context
+        return Certificates(replace(own, ca=to.tls_ca))
+    except UnusableError as error:
+        raise CannotAsk(f"--tls-ca, REGISTRY_TLS_CERT or REGISTRY_TLS_KEY cannot be used: {error}") from None
 
 
 def _why(error: Exception, to: Target) -> str:
@@ -177,8 +176,8 @@ def _why(error: Exception, to: Target) -> str:
         case ssl.SSLCertVerificationError():
             named = f"{to.tls_ca} does not vouch for it" if to.tls_ca else "--tls-ca names the authority to trust"
             return f"its certificate is not trusted ({error.verify_message}); {named}"
-        case ssl.SSLError() if "CERTIFICATE_REQUIRED" in (error.reason or ""):
-            return "it wants a certificate of yours; set REGISTRY_TLS_CERT and REGISTRY_TLS_KEY"
+        case ssl.SSLError() if (alert := alert_sentence(error)) is not None:
+            return f"{alert}; set REGISTRY_TLS_CERT and REGISTRY_TLS_KEY to what it takes"
         case ssl.SSLError():
             return "it does not speak TLS; is it http:// rather than https://?"
         case TimeoutError():

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+from federation.tls import NODE_URI, REGISTRY_URI
 from registry.names import NODE_ID_PATTERN, REGISTRY_ID_PATTERN, RESERVED_NODE_IDS
 
-NODE_URI, REGISTRY_URI = "urn:dagi:node:", "urn:dagi:registry:"
 _OURS = "urn:dagi:"
 _MAX_NAMES = 16  # one is usual; they travel in a header between workers
 _MAX_NAME_LENGTH = 300  # a URI of ours with the longest id
@@ -47,6 +47,11 @@ def certificate_of(peercert: Mapping[str, Any]) -> Certificate:
         tuple(name for name in names if len(name) <= _MAX_NAME_LENGTH)[:_MAX_NAMES],
         float(ssl.cert_time_to_seconds(peercert["notAfter"])),
     )
+
+
+def registry_named(peercert: Mapping[str, Any] | None) -> str | None:
+    """The registry that a certificate names, as `ssl` tells of it; None: none does."""
+    return certificate_of(peercert).registry_id if peercert else None
 
 
 def packed(certificate: Certificate) -> str:

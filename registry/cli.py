@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from registry import federation_cli, logs
+from registry import ca_cli, federation_cli, logs
 from registry.settings import ConfigurationError, load, misspelled
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
@@ -67,3 +67,4 @@ def serve_command(  # every flag of the contract is a parameter: that is what ty
 
 app.command("members")(federation_cli.members)
 app.command("status")(federation_cli.status)
+app.add_typer(ca_cli.app, name="ca")

@@ -1,6 +1,7 @@
 """Prometheus metrics of one worker; several workers' are summed through files they share."""
 
 import os
+import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -10,6 +11,7 @@ from prometheus_client.exposition import generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
+from federation.tls import Certificates, Event
 from registry.directory import Counts
 
 _LATENCY_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
@@ -67,7 +69,24 @@ class Metrics:
             registry=self._own,
             multiprocess_mode="livemin",
         )
+        self._reloads = Counter(
+            "dagi_registry_certificate_reloads", "Certificates that were replaced, by outcome.", ["outcome"],
+            registry=self._own,
+        )  # fmt: skip
+        self._certificates: Certificates | None = None
         self._children: dict[tuple[str, str, int], Callable[[float], None]] = {}
+
+    def watch_certificates(self, watched: Certificates, told: Callable[[Event, str], None] | None) -> None:
+        """Count what happens to them, and pass it on; show when they expire."""
+        self._certificates = watched
+
+        def heard(what: Event, detail: str) -> None:
+            if what != "expiring":
+                self._reloads.labels(what).inc()
+            if told is not None:
+                told(what, detail)
+
+        watched.told = heard
 
     def observe_request(self, route: str, method: str, status: int, seconds: float) -> None:
         """Count one answered request."""
@@ -95,8 +114,9 @@ class Metrics:
         if os.environ.get("PROMETHEUS_MULTIPROC_DIR"):  # several workers: the library sums their files
             registry = CollectorRegistry()
             MultiProcessCollector(registry)  # type: ignore[no-untyped-call]  # the library has no types here
+        expiries_s = self._certificates.expiries_s if self._certificates is not None else {}
         return generate_latest(registry) + generate_latest(
-            _of(_NodeCollector(counts), _FederationCollector(federation))
+            _of(_NodeCollector(counts), _FederationCollector(federation), _CertificateCollector(expiries_s))
         )
 
 
@@ -112,6 +132,19 @@ class _NodeCollector(Collector):
         left_out = CounterMetricFamily("dagi_registry_rtts_left_out", "Round trips reported that no network has.")
         left_out.add_metric([], self._counts.rtts_left_out)
         yield left_out
+
+
+class _CertificateCollector(Collector):
+    def __init__(self, expiries_s: Mapping[str, float]) -> None:
+        self._expiries_s = expiries_s
+
+    def collect(self) -> Iterable[Metric]:
+        family = GaugeMetricFamily(
+            "dagi_registry_certificate_expires_in_seconds", "Until a certificate expires.", labels=["file"]
+        )
+        for name, until_s in self._expiries_s.items():
+            family.add_metric([name], until_s - time.time())
+        yield family
 
 
 class _FederationCollector(Collector):

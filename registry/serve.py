@@ -15,9 +15,11 @@ from federation.config import Config
 from federation.handshake import LINK_VERSION, Identity
 from federation.links import Links, load_or_create_identity
 from federation.roster import Advert, pack_advert
+from federation.tls import Certificates
 from registry import logs
 from registry.app import Parts, make_app
 from registry.auth import Allowlist, Authenticator, key_secrets
+from registry.certificates import registry_named
 from registry.clock import SystemClock
 from registry.directory import Directory
 from registry.feed import Feed
@@ -31,7 +33,7 @@ from registry.region import Membership, Region
 from registry.service import Place, Registry
 from registry.settings import ADMIN_KEY_HASH, Assignment, Settings
 from registry.store import RedisStore
-from registry.tls import peer_context, server_context
+from registry.tls import certificates, keep_watching, log
 from registry.writer import Writer
 
 DRAIN_S = 2.0  # of the 5 s that a stop may take; a frozen store holds a call for less
@@ -84,11 +86,13 @@ async def _serve(
     clock, feed = SystemClock(), Feed()
     directory = Directory(settings.windows, clock.monotonic(), settings.identity)
     directory.on_transition = feed.publish
+    shown = certificates(settings)
+    metrics.watch_certificates(shown, log if announce else None)  # one of the workers says it for all
     feed.subscribe(lambda transition: _note(transition, metrics))
     kept = {} if settings.admin_key is not None else {ADMIN_KEY_HASH: job.admin_hash}
     follower = Follower(store, directory, settings.windows, clock, kept, alone=not job.address)
     region = Region(
-        membership(settings, job),
+        membership(settings, job, shown),
         store,
         directory,
         follower,
@@ -110,10 +114,11 @@ async def _serve(
         await region.stop()
         return
     loading.result()
-    settling = asyncio.create_task(_settle_garbage_collector(region))
+    aside = [asyncio.create_task(_settle_garbage_collector(region)), asyncio.create_task(keep_watching(shown))]
     runner = Runner(app, gate, shutdown_timeout=CUT_S)
     await runner.setup()
-    await Door(runner, job.listener, gate.limits, settings.trusted_proxies, server_context(settings)).start()
+    context = shown.server if settings.tls_cert else None
+    await Door(runner, job.listener, gate.limits, settings.trusted_proxies, context).start()
     if job.address:
         await web.UnixSite(runner, job.address).start()
         region.serving = True
@@ -127,8 +132,7 @@ async def _serve(
                 task.result()
     finally:
         await _cancelled(stopped)
-        await _cancelled(settling)
-        for task in failed:
+        for task in (*aside, *failed):
             await _cancelled(task)
         await watching.stop()
         await runner.drain(DRAIN_S)
@@ -144,7 +148,7 @@ def _attend(writer: Writer, registry: Registry, region: Region, settings: Settin
     writer.on_roster = lambda roster: region.tell(_registries(settings, port, roster))
 
 
-def membership(settings: Settings, job: Assignment) -> Membership:
+def membership(settings: Settings, job: Assignment, shown: Certificates) -> Membership:
     """This registry's part in a federation; with no secret it is in none, and its engine works for itself."""
     secret = settings.federation_secret.get_secret_value().encode() if settings.federation_secret else None
     identity = Identity(
@@ -162,7 +166,8 @@ def membership(settings: Settings, job: Assignment) -> Membership:
 
     def make_links(writer: Writer) -> Links:
         rng = random.Random(secrets.randbits(64))  # noqa: S311 - when to dial, never a secret
-        return Links(identity, writer, settings.peer, rng, ssl_context=peer_context(settings))
+        named = registry_named if settings.tls_ca else None
+        return Links(identity, writer, settings.peer, rng, ssl_context=shown.client, named=named)
 
     return Membership(config, make_links if secret is not None else None, bool(settings.peer))
 

@@ -23,7 +23,7 @@ from registry.ports import StoreUnavailable
 from registry.redis_url import redacted
 from registry.settings import ADMIN_KEY_HASH, Assignment, ConfigurationError, Settings
 from registry.store import RedisStore
-from registry.tls import server_context
+from registry.tls import certificates
 
 STOP_S = 3.3  # for the workers; the embedded store's own time comes after
 REFUSED = 2  # exit status: what was asked for cannot be
@@ -67,7 +67,7 @@ def _stay() -> None:
 def _check_files(settings: Settings) -> None:
     """Read what the workers will read: before a port is taken or an admin key is shown."""
     settings.aliases()
-    server_context(settings)
+    certificates(settings)
 
 
 def _make_data_dir(settings: Settings) -> None:

@@ -1,36 +1,35 @@
-"""TLS of the registry's own port and of what it dials, mutual when a CA is given."""
+"""TLS of the registry's own port and of what it dials, mutual when a CA is given; and its certificates' ageing."""
 
-import ssl
+import asyncio
+import logging
+import time
+from collections.abc import Callable
 
+from federation.tls import Certificates, Event, Files, UnusableError
+from registry import logs
 from registry.settings import ConfigurationError, Settings
 
+LOOK_EVERY_S = 1.0
+_LEVELS = {"reloaded": logging.INFO, "unusable": logging.ERROR, "expiring": logging.WARNING}
 
-def server_context(settings: Settings) -> ssl.SSLContext | None:
-    """What connections are secured with; None without TLS. Raises ConfigurationError."""
-    if settings.tls_cert is None:
-        return None
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_3
+
+def certificates(settings: Settings, told: Callable[[Event, str], None] = lambda event, detail: None) -> Certificates:
+    """What the registry shows and trusts, as its settings name the files. Raises ConfigurationError."""
+    files = Files(settings.tls_cert, settings.tls_key, settings.tls_ca)
     try:
-        context.load_cert_chain(settings.tls_cert, settings.tls_key)
-        if settings.tls_ca is not None:
-            context.load_verify_locations(settings.tls_ca)
-            context.verify_mode = ssl.CERT_REQUIRED
-    except OSError as error:
+        return Certificates(files, listens=settings.tls_cert is not None, told=told)
+    except UnusableError as error:
         raise ConfigurationError(f"--tls-cert, --tls-key or --tls-ca cannot be used: {error}") from None
-    return context
 
 
-def peer_context(settings: Settings) -> ssl.SSLContext:
-    """What links to peers at https:// are secured with: the system's authorities, or the given one, to which we
-    show our own certificate. Raises ConfigurationError."""
-    context = ssl.create_default_context()
-    context.minimum_version = ssl.TLSVersion.TLSv1_3
-    if settings.tls_ca is None or settings.tls_cert is None:
-        return context
-    try:
-        context.load_verify_locations(settings.tls_ca)
-        context.load_cert_chain(settings.tls_cert, settings.tls_key)
-    except OSError as error:
-        raise ConfigurationError(f"--tls-cert, --tls-key or --tls-ca cannot be used: {error}") from None
-    return context
+def log(what: Event, detail: str) -> None:
+    """Log what happens to certificates."""
+    logs.event(f"certificate_{what}", _LEVELS[what], detail=detail)
+
+
+async def keep_watching(watched: Certificates) -> None:
+    """Use files that were replaced, and warn of what expires, for ever."""
+    while True:
+        watched.look()
+        watched.warn(time.time())
+        await asyncio.sleep(LOOK_EVERY_S)

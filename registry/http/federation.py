@@ -10,6 +10,7 @@ from registry.clock import Clock
 from registry.errors import ApiError
 from registry.http.caller import Callers
 from registry.http.forward import Forwarder
+from registry.http.presented import presented
 from registry.http.wire import answer_json, no_query
 from registry.region import Region
 from registry.service import NotWriter
@@ -66,4 +67,5 @@ class FederationHandlers:
             raise ApiError(
                 "forbidden", "This registry is in no federation: it was started without REGISTRY_FEDERATION_SECRET."
             )
-        return await self._region.links.accept(request)
+        certificate = presented(request)
+        return await self._region.links.accept(request, certificate.registry_id if certificate else None)

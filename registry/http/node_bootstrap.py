@@ -69,6 +69,8 @@ PLAIN = urllib.request.build_opener(NO_PROXY, Straight)  # for what is on this m
 def opener():
     """What requests to registries go through, with the authority and certificate that were set."""
     context = ssl.create_default_context(cafile=SETTINGS.get("CA_CERT") or None)
+    with contextlib.suppress(AttributeError, ValueError):  # a Python built without it dials as it can
+        context.minimum_version = ssl.TLSVersion.TLSv1_3
     if SETTINGS.get("NODE_CERT"):
         context.load_cert_chain(SETTINGS["NODE_CERT"], SETTINGS.get("NODE_KEY") or None)
     return urllib.request.build_opener(NO_PROXY, Straight, urllib.request.HTTPSHandler(context=context))
@@ -107,6 +109,24 @@ def told(error):
     found = found if isinstance(found, dict) else {}
     text = "".join(c if c.isprintable() else " " for c in str(found.get("detail") or error)[:300])
     return {"detail": text, "code": found.get("code")}
+
+
+def certified_id():
+    """The node that NODE_CERT names by a URI (its length stands before it), or None."""
+    try:
+        with open(SETTINGS.get("NODE_CERT") or os.devnull, encoding="ascii", errors="replace") as file:
+            pem = re.search("-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", file.read(65536), re.DOTALL)
+        der = ssl.PEM_cert_to_DER_cert(pem.group(0)) if pem else b""
+    except (OSError, ValueError):
+        return None
+    at = der.find(b"urn:dagi:node:")
+    name = der[at + 14 : at + der[at - 1]] if at > 0 else b""
+    return name.decode() if re.match(rb"[A-Za-z0-9._:-]{1,241}\Z", name) else None
+
+
+def is_given():
+    """Whether some operator has said which node this is: then it stays that one."""
+    return bool(SETTINGS.get("NODE_API_KEY")) or certified_id() is not None
 
 
 class Registries:
@@ -427,10 +447,10 @@ class Node:
             if found.get("node_id") == self.id:
                 self.key, self.token = found.get("api_key"), found.get("token")
                 made_on = found.get("machine_id")
-                if made_on and self.machine and made_on != self.machine and not SETTINGS.get("NODE_API_KEY"):
+                if made_on and self.machine and made_on != self.machine and not is_given():
                     self.become_another("this home is a copy of another machine's, which is %s" % self.id)
         except OSError as error:  # another user's, who may need it: it is not replaced
-            self.id, self.may_keep = new_id(), False
+            self.id, self.may_keep = certified_id() or new_id(), False
             self.complain(error)
         except (ValueError, AttributeError, RecursionError):
             pass
@@ -441,7 +461,8 @@ class Node:
         """The id kept here, or where older programs kept it, or a new one."""
         legacy = [] if SETTINGS.get("DAGI_HOME") else ["node-id", "../.dagi_node_id"]
         found = [kept(name) for name in ["node_id", *legacy]]
-        return next((text for text in found if re.match("[A-Za-z0-9._:-]{1,255}$", text)), None) or new_id()
+        known = next((text for text in found if re.match("[A-Za-z0-9._:-]{1,255}$", text)), None)
+        return certified_id() or known or new_id()
 
     def become_another(self, why):
         """Take a new id; the old key still serves to join."""
@@ -488,7 +509,7 @@ class Node:
         }  # fmt: skip
         result = self.ask("register", {name: value for name, value in body.items() if value is not None})
         status, answer, _ = result
-        if status == 409 and not self.key and not SETTINGS.get("NODE_API_KEY"):  # nothing here proves otherwise
+        if status == 409 and not self.key and not is_given():  # nothing here proves otherwise
             self.become_another(self.id + " is another node's")
         if status != 200:
             return result
@@ -534,7 +555,7 @@ class Node:
     def give_way(self, now_s):
         """Another agent has registered as this node. Told so again soon, it is alive, and has the id."""
         before, self.replaced_at_s = self.replaced_at_s, now_s
-        if before is not None and now_s - before < max(180, 3 * self.interval_s) and not SETTINGS.get("NODE_API_KEY"):
+        if before is not None and now_s - before < max(180, 3 * self.interval_s) and not is_given():
             self.become_another("another machine runs as %s, with a copy of this home" % self.id)
 
     def local_ip(self):
