@@ -118,7 +118,7 @@ def plain(error: BaseException, url: str) -> str:
         return f"{alert}; set NODE_CERT and NODE_KEY to what it takes"
     other = "; does it speak TLS (https://)?" if url.startswith("http:") else ""
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
-        return f"its certificate is not trusted ({error.certificate_error}); CA_CERT names the authority to trust"
+        return f"its certificate is not trusted ({_verify_message(error)}); CA_CERT names the authority to trust"
     if isinstance(error, aiohttp.ClientConnectorSSLError):
         return f"no TLS connection ({error.strerror or error}); is it http:// rather than https://?"
     if isinstance(error, aiohttp.ClientConnectorError):
@@ -128,6 +128,11 @@ def plain(error: BaseException, url: str) -> str:
     if isinstance(error, aiohttp.ClientResponseError):
         return f"what answers there does not speak HTTP; check the port{other}"
     return str(error) or type(error).__name__
+
+
+def _verify_message(error: aiohttp.ClientConnectorCertificateError) -> str:
+    inner = error.certificate_error
+    return str(getattr(inner, "verify_message", None) or inner)
 
 
 def _why_not_connected(error: OSError) -> str:

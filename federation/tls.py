@@ -118,9 +118,14 @@ class _Following(ssl.SSLContext):
     def __init__(self, side: Side, current: Callable[[Side], ssl.SSLContext]) -> None:
         self._side, self._current = side, current
 
-    def wrap_bio(self, *arguments: Any, **options: Any) -> ssl.SSLObject:
+    def wrap_bio(
+        self, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO, *arguments: Any, **options: Any
+    ) -> ssl.SSLObject:
         """One connection's, for asyncio and uvloop."""
-        return self._current(self._side).wrap_bio(*arguments, **options)
+        made = self._current(self._side).wrap_bio(incoming, outgoing, *arguments, **options)
+        if isinstance(made, _Alerting):
+            made.outgoing = outgoing
+        return made
 
     def wrap_socket(self, *arguments: Any, **options: Any) -> ssl.SSLSocket:
         """One connection's."""
@@ -143,6 +148,28 @@ def alert_sentence(error: BaseException) -> str | None:
     dials thinks that all is done: its word arrives in place of an answer."""
     text = str(error)
     return next((told for name, told in _ALERTS.items() if f"ALERT_{name}" in text), None)
+
+
+class _Alerting(ssl.SSLObject):
+    """Lets the other side hear why a handshake fails: asyncio and uvloop hang up at once, and the alert that OpenSSL
+    has written is never sent. So they are told to send and wait, and of the failure with what comes next."""
+
+    outgoing: ssl.MemoryBIO | None = None
+    _failure: ssl.SSLError | None = None
+
+    def do_handshake(self) -> None:
+        """Go on with it. Raises ssl.SSLError."""
+        if self._failure is not None:
+            raise self._failure
+        try:
+            super().do_handshake()
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError, ssl.SSLSyscallError):
+            raise
+        except ssl.SSLError as error:
+            if self.outgoing is None or not self.outgoing.pending:
+                raise
+            self._failure = error
+            raise ssl.SSLWantReadError from None
 
 
 def node_of(path: Path) -> str | None:
@@ -194,6 +221,7 @@ def _context(files: Files, side: Side) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER if side == "server" else ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     if side == "server":
+        context.sslobject_class = _Alerting
         context.num_tickets = 0  # who resumes is not looked at again: not its certificate, nor when that expires
     if files.cert is not None:
         try:
