@@ -40,7 +40,7 @@ NAMED = [  # URIs, common names, the node it names, the registry it names
     ((), ("box", "other"), None, None),  # of two nobody knows which is meant
     (("urn:dagi:node:a", "urn:dagi:node:b"), (), None, None),
     (("urn:dagi:node:a", "urn:dagi:node:a"), (), "a", None),
-    (("urn:dagi:node:", ), "box", None, None),
+    (("urn:dagi:node:",), "box", None, None),
     (("urn:dagi:node:a b",), "box", None, None),
     (("urn:dagi:node:a\n",), (), None, None),
     (("urn:dagi:node:a\0b",), (), None, None),
