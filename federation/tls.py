@@ -190,8 +190,8 @@ def expiry_sentence(name: str, left_s: float) -> str:
     """What to say of a certificate that expires in so long, or has."""
     if left_s <= 0:
         return f"{name} has expired, and nobody takes it any more; put a new one in its place"
-    days = int(left_s // 86_400)
-    left = f"{days} days" if days > 1 else f"{int(left_s // 3_600)} hours"
+    days, hours = int(left_s // 86_400), int(left_s // 3_600)
+    left = f"{days} days" if days > 1 else f"{hours} hours" if hours > 1 else "an hour or less"
     return f"{name} expires in {left}; put a new one in its place, nothing has to be restarted"
 
 

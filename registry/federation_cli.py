@@ -108,7 +108,8 @@ def _status(ask: "AdminClient", as_json: bool) -> int:
     if view is None and not reasons:
         reasons = [federation.detail or "it does not tell about its federation"]
     nodes = text.nodes_by_status(metrics.text) if metrics.status == 200 else {}
-    report = text.status_report(ask.url, about, reasons, nodes, view)
+    certificates = text.certificates_by_file(metrics.text) if metrics.status == 200 else {}
+    report = text.status_report(ask.url, about, reasons, nodes, view, certificates)
     if as_json:
         typer.echo(json.dumps(report, indent=2, ensure_ascii=False))
     else:

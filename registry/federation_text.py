@@ -5,13 +5,26 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
+from federation.tls import WARN_BEFORE_S, expiry_sentence
+
 NOTHING = "-"
 MEMBER_HEADINGS = ("ID", "REGION", "STATE", "SINCE", "REACHABLE", "LAG", "RTT", "NODES")
 ADDRESS_HEADINGS = ("ID", "URL", "ERROR")
 ALERT_HEADINGS = ("ALERT", "COUNT", "LAST", "DETAIL")
 NOTED_S = 180.0  # what keeps links from being made is said again every minute
-_OF_LINKS = ("identity_changed", "refused", "same_id", "wrong_secret", "wrong_signature", "wrong_version")
+_OF_LINKS = (
+    "identity_changed",
+    "refused",
+    "same_id",
+    "wrong_certificate",
+    "wrong_secret",
+    "wrong_signature",
+    "wrong_version",
+)
 _STATUSES = re.compile(r'^dagi_registry_nodes\{status="([a-z]+)"\} ([0-9.e+]+)$', re.MULTILINE)
+_CERTIFICATES = re.compile(
+    r'^dagi_registry_certificate_expires_in_seconds\{file="((?:[^"\\]|\\.)*)"\} ([-0-9.e+]+)$', re.MULTILINE
+)
 _UNITS = (("d", 86_400), ("h", 3_600), ("min", 60), ("s", 1))
 
 
@@ -59,6 +72,11 @@ def plain(text: object) -> str:
 def nodes_by_status(exposition: str) -> dict[str, int]:
     """From GET /metrics in Prometheus' format."""
     return {status: int(float(count)) for status, count in _STATUSES.findall(exposition)}
+
+
+def certificates_by_file(exposition: str) -> dict[str, float]:
+    """How long each is good for, in seconds, from the same."""
+    return {name: float(left_s) for name, left_s in _CERTIFICATES.findall(exposition)}
 
 
 # members
@@ -150,9 +168,15 @@ def notes(view: Mapping[str, Any]) -> list[str]:
 
 
 def status_report(
-    url: str, about: Mapping[str, Any], reasons: Sequence[str], nodes: Mapping[str, int], view: Mapping[str, Any] | None
+    url: str,
+    about: Mapping[str, Any],
+    reasons: Sequence[str],
+    nodes: Mapping[str, int],
+    view: Mapping[str, Any] | None,
+    certificates: Mapping[str, float],
 ) -> dict[str, Any]:
-    """Everything in one object. `about`: GET / and GET /health. `view`: None while there is none."""
+    """Everything in one object. `about`: GET / and GET /health. `view`: None while there is none. `certificates`: for
+    how long (seconds) each is good."""
     report: dict[str, Any] = {
         "registry_id": about.get("registry_id"),
         "region": about.get("region"),
@@ -162,6 +186,7 @@ def status_report(
         "version": about.get("version"),
         "uptime_s": about.get("uptime_seconds"),
         "nodes": dict(nodes),
+        "certificates_expire_in_s": dict(certificates),
     }
     if view is None:
         return {**report, "problems": [f"{plain(about.get('registry_id'))} is not ready: {plain('; '.join(reasons))}"]}
@@ -180,7 +205,7 @@ def status_report(
         "expiry_hold_s": view["expiry_hold_s"],
         "alerts": view["alerts"],
         "as_of": view["as_of"],
-        "problems": problems(rows),
+        "problems": problems(rows) + _expiring(certificates),
     }
 
 
@@ -194,6 +219,10 @@ def status_lines(report: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("URL", plain(report["url"])),
         ("Version", f"{plain(report['version'])}, up for {duration(report['uptime_s'])}"),
         ("Nodes", _nodes(report["nodes"])),
+        *(
+            ("Certificate", f"{plain(name)}, good for {duration(left_s)}" if left_s > 0 else f"{plain(name)}, EXPIRED")
+            for name, left_s in report["certificates_expire_in_s"].items()
+        ),
     ]
     if "records" not in report:
         return lines
@@ -208,6 +237,10 @@ def status_lines(report: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("Expiry hold", f"no node is called offline for another {duration(hold_s)}" if hold_s else "none"),
         ("Alerts", number(sum(alert["count"] for alert in report["alerts"].values())) if report["alerts"] else "none"),
     ]
+
+
+def _expiring(certificates: Mapping[str, float]) -> list[str]:
+    return [expiry_sentence(plain(name), left_s) for name, left_s in certificates.items() if left_s <= WARN_BEFORE_S]
 
 
 def _nodes(nodes: Mapping[str, int]) -> str:

@@ -39,8 +39,10 @@ from federation.links import (
 from federation.messages import Ack, Message, Prune
 from federation.replica import Replica
 from federation.roster import Advert
+from federation.tls import Certificates, Files
 from federation.wire import MAX_FRAME_SIZE, encode
-from tests.support.tls import certificate
+from registry.certificates import registry_named
+from tests.support.tls import Authority, certificate
 
 SECRET = b"a secret of the federation, long enough"
 DEADLINE_S = 10.0
@@ -163,21 +165,32 @@ async def build() -> AsyncIterator[Build]:
 
     async def make(
         name: str, *seeds: str, key: str | None = None, secret: bytes | None = SECRET, limits: Limits = QUICK,
-        member: Recorder | None = None, port: int = 0, tls: Any = None, trust: Any = None, start: bool = True,
+        member: Recorder | None = None, port: int = 0, tls: Any = None, trust: Any = None, mutual: Files | None = None,
+        start: bool = True,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> Site:  # fmt: skip
         listener = sockets.create_server(("127.0.0.1", port), backlog=1024)
-        url = f"{'https' if tls else 'http'}://127.0.0.1:{listener.getsockname()[1]}"
+        url = f"{'https' if tls or mutual else 'http'}://127.0.0.1:{listener.getsockname()[1]}"
         member = member or Recorder()
+        shown = Certificates(mutual, listens=True) if mutual else None
         identity = identity_of(name, key=key, url=url, secret=secret)
-        links = Links(identity, member, seeds, Random(name), ssl_context=trust, limits=limits, monotonic=monotonic)
+        links = Links(
+            identity, member, seeds, Random(name), ssl_context=shown.client if shown else trust,
+            named=registry_named if shown else None, limits=limits, monotonic=monotonic,
+        )  # fmt: skip
         if isinstance(member, Member):
             member.links = links
         app = web.Application()
-        app.router.add_get(LINK_PATH, links.accept)
+
+        async def accept(request: web.Request) -> web.StreamResponse:
+            assert request.transport is not None
+            return await links.accept(request, registry_named(request.transport.get_extra_info("peercert")))
+
+        app.router.add_get(LINK_PATH, accept)
         runner = web.AppRunner(app, access_log=None)
         await runner.setup()
-        await web.SockSite(runner, listener, ssl_context=tls, backlog=1024).start()
+        context = shown.server if shown else tls
+        await web.SockSite(runner, listener, ssl_context=context, backlog=1024).start()
         if start:
             await links.start()
         sites.append(Site(name, member, links, url, runner))
@@ -327,6 +340,58 @@ async def test_a_link_over_tls(build: Build, tmp_path: Path) -> None:
     assert "ertificate" in error
     us.links.send("eu", Ack(1))
     await until(lambda: eu.member.messages)
+
+
+async def test_with_mutual_tls_each_shows_that_it_is_the_registry_it_proves_to_be(build: Build, tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    own = {name: authority.issue("registry", name, "127.0.0.1") for name in ("eu", "us")}
+    eu = await build("eu", mutual=own["eu"])
+    us = await build("us", eu.url, mutual=own["us"])
+    await until(lambda: us.is_up("eu") and eu.is_up("us"))
+    us.links.send("eu", Ack(1))
+    await until(lambda: eu.member.messages)
+    assert not eu.member.alerts + us.member.alerts
+
+
+@pytest.mark.parametrize("kind", ["another registry's", "a node's"])
+async def test_a_dialler_with_a_certificate_that_is_not_its_own(build: Build, tmp_path: Path, kind: str) -> None:
+    """It knows the secret, and the certificate is another's."""
+    authority = Authority(tmp_path)
+    eu = await build("eu", mutual=authority.issue("registry", "eu", "127.0.0.1"))
+    stolen = authority.issue("registry", "ap") if kind == "another registry's" else authority.issue("node", "us")
+    # It takes whatever certificate the other side has, as somebody who means ill would.
+    us = await build("us", eu.url, trust=Certificates(stolen).client)
+    await until(lambda: eu.member.alerts and us.member.alerts)
+    assert eu.member.codes() == ["wrong_certificate"]
+    shown = "its certificate is ap's" if kind == "another registry's" else "no certificate of it names a registry"
+    assert eu.member.alerts[0][1].startswith(f"us: it proved to be us, but {shown}; it needs one of its own")
+    assert "dagi-registry ca issue --registry us" in eu.member.alerts[0][1]
+    assert us.member.codes() == ["refused"]
+    assert "dagi-registry ca issue --registry us" in us.member.alerts[0][1]
+    assert not eu.member.events + us.member.events
+
+
+async def test_a_dialled_one_with_a_certificate_that_is_not_its_own(build: Build, tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    eu = await build("eu", mutual=authority.issue("registry", "ap", "127.0.0.1"))
+    us = await build("us", eu.url, mutual=authority.issue("registry", "us"))
+    await until(lambda: eu.member.alerts and us.member.alerts)
+    assert us.member.codes() == ["wrong_certificate"]
+    assert "it proved to be eu, but its certificate is ap's" in us.member.alerts[0][1]
+    assert eu.member.codes() == ["refused"]
+    assert not eu.member.events + us.member.events
+
+
+async def test_with_mutual_tls_a_peer_without_any_is_no_peer(build: Build, tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    eu = await build("eu")  # http
+    us = await build("us", eu.url, mutual=authority.issue("registry", "us", "127.0.0.1"))
+    await until(lambda: us.member.alerts)
+    assert us.member.codes() == ["wrong_certificate"]
+    bare = await build("ap", us.url, trust=Certificates(Files(ca=authority.ca)).client)
+    error = await until(lambda: bare.state(None).last_error)
+    assert error == "TLS failed: it wants a certificate, and was shown none"
+    assert not us.member.events
 
 
 async def test_a_message_on_an_idle_link_leaves_at_once(build: Build) -> None:

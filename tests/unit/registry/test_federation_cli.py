@@ -44,10 +44,26 @@ def view(*peers: dict[str, Any], **different: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def report(seen: dict[str, Any] | None, *reasons: str) -> dict[str, Any]:
+def report(seen: dict[str, Any] | None, *reasons: str, certificates: str = "") -> dict[str, Any]:
     about = {"registry_id": "eu", "region": "eu", "version": "0.1.0", "uptime_seconds": 11_520.0}
     nodes = {"online": 1200, "degraded": 0, "offline": 7}
-    return text.status_report("http://127.0.0.1:9205", about, reasons, nodes, seen)
+    return text.status_report(
+        "http://127.0.0.1:9205", about, reasons, nodes, seen, text.certificates_by_file(certificates)
+    )
+
+
+def test_a_certificate_that_expires_soon_is_a_problem() -> None:
+    metric = 'dagi_registry_certificate_expires_in_seconds{file="%s"} %s\n'
+    lines = metric % ("ca.crt", "3.15e+08") + metric % ('a "b".crt'.replace('"', '\\"'), "1.2e+06")
+    found = report(view(), certificates="# HELP x\n" + lines + metric % ("old.crt", "-5.5"))
+    assert [each for each in found["problems"] if "certif" in each or ".crt" in each] == [
+        'a \\"b\\".crt expires in 13 days; put a new one in its place, nothing has to be restarted',
+        "old.crt has expired, and nobody takes it any more; put a new one in its place",
+    ]
+    shown = [value for name, value in text.status_lines(found) if name == "Certificate"]
+    assert shown[0].startswith("ca.crt, good for 3645 d")
+    assert shown[2] == "old.crt, EXPIRED"
+    assert [name for name, _ in text.status_lines(report(view()))].count("Certificate") == 0
 
 
 @pytest.mark.parametrize(
