@@ -20,7 +20,7 @@ def certificate(folder: Path) -> tuple[Path, ssl.SSLContext]:
     subprocess.run(
         [
             *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"),
-            *("-keyout", str(key), "-out", str(cert), "-days", "2", "-subj", "/CN=store.example.org"),
+            *("-keyout", str(key), "-out", str(cert), "-days", "30", "-subj", "/CN=store.example.org"),
             *("-addext", "subjectAltName=IP:127.0.0.1"),
         ],
         check=True,
