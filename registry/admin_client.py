@@ -108,9 +108,14 @@ class AdminClient:
         return answer if answer.status in (200, 503) else self._explain(answer)
 
     def delete(self, path: str) -> Answer:
-        """200, 404 and 503 come back; everything else raises CannotAsk."""
+        """200, 404, 422 and 503 come back; everything else raises CannotAsk."""
         answer = self._request("DELETE", path, "application/json")
-        return answer if answer.status in (200, 404, 503) else self._explain(answer)
+        return answer if answer.status in (200, 404, 422, 503) else self._explain(answer)
+
+    def send(self, method: str, path: str, body: Mapping[str, Any]) -> Answer:
+        """A change, as JSON. 200, 404, 409, 422 and 503 come back; everything else raises CannotAsk."""
+        answer = self._request(method, path, "application/json", json.dumps(body).encode())
+        return answer if answer.status in (200, 404, 409, 422, 503) else self._explain(answer)
 
     def readiness(self) -> list[str]:
         """Why the registry is not ready; nothing when it is. What answers here may be no registry at all."""
@@ -133,13 +138,15 @@ class AdminClient:
             raise CannotAsk(f"{self.url} answered {answer.status}: {answer.detail}")
         raise CannotAsk(f"what answers at {self.url} is no node registry (it said {answer.status}); check --url")
 
-    def _request(self, method: str, path: str, accept: str) -> Answer:
+    def _request(self, method: str, path: str, accept: str, body: bytes | None = None) -> Answer:
         headers = {"Accept": accept, "Connection": "close"}
+        if body is not None:
+            headers["Content-Type"] = "application/json"
         if self._to.key:
             headers["Authorization"] = f"Bearer {self._to.key}"
         connection = self._connection()
         try:
-            connection.request(method, self._split.path + path, headers=headers)
+            connection.request(method, self._split.path + path, body=body, headers=headers)
             answer = connection.getresponse()
             raw = answer.read(MAX_ANSWER_BYTES)
         except (OSError, http.client.HTTPException, ValueError) as error:

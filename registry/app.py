@@ -8,13 +8,17 @@ from typing import Any
 
 from aiohttp import web
 
-from registry.auth import Allowlist, Authenticator
+from registry.admission import Admission
+from registry.allow_commands import AllowCommands
+from registry.allowlist import Allowlist
+from registry.auth import Authenticator
 from registry.changes import Changes
 from registry.clock import Clock
 from registry.directory import Directory
 from registry.discovery import Finder
 from registry.federation_view import federation_view
 from registry.http.about import AboutHandlers
+from registry.http.allowlist import AllowlistHandlers
 from registry.http.caller import Callers
 from registry.http.existing import ExistingHandlers
 from registry.http.federation import LINK_PATH, FederationHandlers
@@ -60,7 +64,8 @@ def make_app(parts: Parts) -> tuple[web.Application, Gate, Forwarder, Registry, 
     """The application, the gate that every request passes, the way to the worker that writes, the commands, and
     who watches."""
     region = parts.region
-    registry = Registry(parts.place, parts.store, parts.directory, parts.auth, parts.allowlist, parts.clock, region)
+    admission = Admission(parts.allowlist, parts.auth, parts.clock, parts.place.registry_id)
+    registry = Registry(parts.place, parts.store, parts.directory, parts.auth, admission, parts.clock, region)
 
     def view() -> dict[str, Any]:
         return federation_view(region, parts.directory, parts.place, parts.url, parts.clock)
@@ -91,6 +96,8 @@ def make_app(parts: Parts) -> tuple[web.Application, Gate, Forwarder, Registry, 
     forwarder = Forwarder(lambda: region.writer_address, lambda: region.writer is not None, callers.address)
     federation = FederationHandlers(region, view, callers, forwarder, parts.clock)
     existing = ExistingHandlers(registry, callers, parts.clock)
+    commands = AllowCommands(parts.allowlist, parts.directory, parts.clock, parts.place.registry_id)
+    allowlist = AllowlistHandlers(commands, registry, callers)
     app = web.Application(client_max_size=MAX_BODY_BYTES)
     base, public = "/api/v1/nodes", callers.public
     one = base + "/{node_id}"
@@ -117,6 +124,14 @@ def make_app(parts: Parts) -> tuple[web.Application, Gate, Forwarder, Registry, 
             web.get(f"{one}/profile", existing.profile),
             web.get(f"{one}/dashboard", existing.dashboard),
             web.post("/api/v1/maintenance/cleanup", existing.clean_up),
+            web.post(f"{one}/approve", allowlist.approve),
+            web.post(f"{one}/deny", allowlist.deny),
+            web.get("/api/v1/allowlist", allowlist.overview),
+            web.post("/api/v1/allowlist", allowlist.add),
+            web.patch("/api/v1/allowlist", allowlist.turn),
+            web.get("/api/v1/allowlist/pending", allowlist.pending),
+            web.route("*", "/api/v1/allowlist/pending", _only("GET", "HEAD")),
+            web.delete("/api/v1/allowlist/{entry}", allowlist.remove),
             web.get("/api/v1/federation", federation.federation),
             web.delete("/api/v1/federation/members/{registry_id}", federation.forget),
             web.get(LINK_PATH, public(federation.link)),

@@ -1,6 +1,5 @@
 """Who is asking, and may they: keys checked in memory at every request, one table of who may do what."""
 
-import ipaddress
 import os
 import secrets
 from collections.abc import Callable, Iterable
@@ -206,33 +205,6 @@ class Authenticator:
 
 def _bad_key(detail: str) -> ApiError:
     return ApiError("unauthenticated", detail)
-
-
-class Allowlist:
-    """Who may register: node ids, addresses, networks. Empty allows everyone."""
-
-    def __init__(self, entries: Iterable[str]) -> None:
-        self._ids: set[str] = set()
-        self._networks: list[ipaddress.IPv4Network | ipaddress.IPv6Network] = []
-        for entry in entries:
-            try:
-                self._networks.append(ipaddress.ip_network(entry, strict=False))
-            except ValueError:
-                self._ids.add(entry)
-
-    def require(self, node_id: str, observed_ip: str) -> None:
-        """Raise 403 unless the node is listed by id or by the address it came from."""
-        if (not self._ids and not self._networks) or node_id in self._ids:
-            return
-        try:
-            address = ipaddress.ip_address(observed_ip)
-        except ValueError:
-            address = None
-        if address is not None and any(address in network for network in self._networks):
-            return
-        raise ApiError(
-            "not_allowlisted", f"{node_id} from {observed_ip} is not on the allowlist; ask the operator to add it."
-        )
 
 
 def key_secrets(settings: Settings) -> tuple[bytes, bytes | None]:

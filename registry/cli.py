@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from registry import ca_cli, federation_cli, logs
+from registry import allow_cli, ca_cli, federation_cli, logs
 from registry.settings import ConfigurationError, load, misspelled
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
@@ -60,6 +60,8 @@ def serve_command(  # every flag of the contract is a parameter: that is what ty
     logs.configure(settings.log_format, settings.log_level)
     for warning in misspelled(os.environ):
         logs.event("unknown_setting", 30, hint=warning)
+    for warning in settings.allowlist_warnings():
+        logs.event("allowlist", 30, hint=warning)
     from registry.supervisor import serve  # the settings come first: a wrong one should fail fast
 
     raise typer.Exit(serve(settings))
@@ -68,3 +70,4 @@ def serve_command(  # every flag of the contract is a parameter: that is what ty
 app.command("members")(federation_cli.members)
 app.command("status")(federation_cli.status)
 app.add_typer(ca_cli.app, name="ca")
+app.add_typer(allow_cli.allow, name="allow")

@@ -18,7 +18,7 @@ from registry.columns import Columns, Kind
 from registry.latency import MOST_PAIRS, MOST_REGISTRIES, believed
 from registry.lifecycle import Deadlines, ExpiryGuard, Liveness, Transition, Windows, next_liveness, shown_status
 from registry.names import folded, model_terms
-from registry.node import Intent, Record, Word, iso, rendered, token_text
+from registry.node import Intent, Record, Word, certified, iso, rendered, token_text
 from registry.ranking import base_cost, held_share, settled_load
 from registry.tables import Tables
 
@@ -156,6 +156,11 @@ class Entry:
         if self._static is None:
             self._static = rendered(self.node_id, self._registration, self._intent, self.owner.registry_id)
         return self._static
+
+    def came_from(self) -> tuple[str, tuple[str, ...]]:
+        """The address that it registered from, and what its certificate named then. Read anew each time."""
+        spec, _, observed_ip, *_ = orjson.loads(self._registration)
+        return observed_ip, certified(spec)
 
     def take_record(self, record: Record, version: int, shared: dict[Any, Any]) -> None:
         """Fill in what a record says of it. Equal values are taken from `shared`."""

@@ -23,14 +23,14 @@ UNWELL, NOT_ASKED = 1, 2
 FEDERATION = "/api/v1/federation"
 
 
-def _flag(text: str, *names: str) -> Any:
+def flag(text: str, *names: str) -> Any:
     return typer.Option(*names, help=text, show_default=False)
 
 
-Url = Annotated[str | None, _flag("Registry to ask; also REGISTRY_URL (http://127.0.0.1:9205).")]
-EnvFile = Annotated[Path | None, _flag("File of REGISTRY_... settings, keys among them (.env).")]
-TlsCa = Annotated[Path | None, _flag("Authority of the registry's certificate (PEM).")]
-AsJson = Annotated[bool, _flag("For programs.", "--json")]
+Url = Annotated[str | None, flag("Registry to ask; also REGISTRY_URL (http://127.0.0.1:9205).")]
+EnvFile = Annotated[Path | None, flag("File of REGISTRY_... settings, keys among them (.env).")]
+TlsCa = Annotated[Path | None, flag("Authority of the registry's certificate (PEM).")]
+AsJson = Annotated[bool, flag("For programs.", "--json")]
 
 
 def members(
@@ -38,20 +38,20 @@ def members(
     env_file: EnvFile = None,
     tls_ca: TlsCa = None,
     as_json: AsJson = False,
-    forget: Annotated[str | None, _flag("Take the registry of this id out of the roster.")] = None,
+    forget: Annotated[str | None, flag("Take the registry of this id out of the roster.")] = None,
 ) -> None:
     """Show all registries of the federation as one of them sees them. The key comes from REGISTRY_ADMIN_KEY or
     REGISTRY_READ_KEY. Ends with 1 when one of them is down."""
-    _asking(url, env_file, tls_ca, lambda ask: _forget(ask, forget) if forget else _members(ask, as_json))
+    asking(url, env_file, tls_ca, lambda ask: _forget(ask, forget) if forget else _members(ask, as_json))
 
 
 def status(url: Url = None, env_file: EnvFile = None, tls_ca: TlsCa = None, as_json: AsJson = False) -> None:
     """Show how one registry fares. The key comes from REGISTRY_ADMIN_KEY or REGISTRY_READ_KEY. Ends with 1 when
     it is not ready or a peer of it is down."""
-    _asking(url, env_file, tls_ca, lambda ask: _status(ask, as_json))
+    asking(url, env_file, tls_ca, lambda ask: _status(ask, as_json))
 
 
-def _asking(
+def asking(
     url: str | None, env_file: Path | None, tls_ca: Path | None, command: "Callable[[AdminClient], int]"
 ) -> NoReturn:
     from registry.admin_client import AdminClient, CannotAsk, target
@@ -59,7 +59,7 @@ def _asking(
     try:
         result = command(AdminClient(target(url, env_file, tls_ca, os.environ)))
     except CannotAsk as error:
-        _complain([str(error)])
+        complain([str(error)])
         result = NOT_ASKED
     raise typer.Exit(result)
 
@@ -70,25 +70,25 @@ def _members(ask: "AdminClient", as_json: bool) -> int:
     reasons = ask.readiness()
     answer = ask.get(FEDERATION)
     if answer.status != 200:
-        return _complain([f"{ask.url} is not ready: {text.plain('; '.join(reasons) or answer.detail)}"])
+        return complain([f"{ask.url} is not ready: {text.plain('; '.join(reasons) or answer.detail)}"])
     rows = text.member_rows(answer.body, reasons)
     if as_json:
         typer.echo(json.dumps(rows, indent=2, ensure_ascii=False))
     else:
-        _print(
-            _table(text.MEMBER_HEADINGS, map(text.member_cells, rows), right=("LAG", "RTT", "NODES")),
-            _table(text.ADDRESS_HEADINGS, map(text.address_cells, rows)),
-            *[_table((), [("Note", note)]) for note in text.notes(answer.body)],
+        print_tables(
+            table(text.MEMBER_HEADINGS, map(text.member_cells, rows), right=("LAG", "RTT", "NODES")),
+            table(text.ADDRESS_HEADINGS, map(text.address_cells, rows)),
+            *[table((), [("Note", note)]) for note in text.notes(answer.body)],
         )
-    return _complain(text.problems(rows))
+    return complain(text.problems(rows))
 
 
 def _forget(ask: "AdminClient", registry_id: str) -> int:
     answer = ask.delete(f"{FEDERATION}/members/{quote(registry_id, safe='')}")
     if answer.status == 404:
-        return _complain([f"nothing was forgotten: {registry_id} is not in the roster; `members` shows who is"])
+        return complain([f"nothing was forgotten: {registry_id} is not in the roster; `members` shows who is"])
     if answer.status != 200:
-        return _complain([f"nothing was forgotten: {answer.detail}"])
+        return complain([f"nothing was forgotten: {answer.detail}"])
     told = (
         f"{registry_id} is out of the roster, here and soon at all registries that can be reached, and no identity is "
         "pinned to its name any more: whichever registry of that name links next, and knows the federation's secret, "
@@ -114,19 +114,19 @@ def _status(ask: "AdminClient", as_json: bool) -> int:
         typer.echo(json.dumps(report, indent=2, ensure_ascii=False))
     else:
         alerts = text.alert_cells(report)
-        tables = [_table(text.ALERT_HEADINGS, alerts, right=("COUNT",))] if alerts else []
-        _print(_table((), text.status_lines(report)), *tables)
-    return _complain(report["problems"])
+        tables = [table(text.ALERT_HEADINGS, alerts, right=("COUNT",))] if alerts else []
+        print_tables(table((), text.status_lines(report)), *tables)
+    return complain(report["problems"])
 
 
-def _complain(problems: Sequence[str]) -> int:
+def complain(problems: Sequence[str]) -> int:
     """Say each on standard error; the exit status."""
     for problem in problems:
         typer.echo(f"dagi-registry: {problem}", err=True)
     return UNWELL if problems else 0
 
 
-def _table(headings: Sequence[str], rows: Iterable[Sequence[str]], right: Sequence[str] = ()) -> "Table":
+def table(headings: Sequence[str], rows: Iterable[Sequence[str]], right: Sequence[str] = ()) -> "Table":
     """Columns without lines: easy to read, to select and to cut. Ids and URLs fold where they do not fit."""
     from rich.table import Table
     from rich.text import Text
@@ -146,7 +146,7 @@ def _table(headings: Sequence[str], rows: Iterable[Sequence[str]], right: Sequen
 _COLOURS = {"up": "green", "suspect": "yellow", "down": "red", "not ready": "red"}
 
 
-def _print(*tables: "Table") -> None:
+def print_tables(*tables: "Table") -> None:
     """With an empty line between. Colours only on a terminal, unless NO_COLOR is set; 80 columns elsewhere."""
     from rich.console import Console
 

@@ -52,6 +52,7 @@ NodeId = Annotated[
     BeforeValidator(_not_reserved),
 ]
 Labels = Annotated[list[Name], Field(max_length=MAX_LABELS)]
+Claim = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{22,128}$")]  # of 128 random bits or more
 _NUMBER = "([1-8][0-9]{0,18}|9[0-9]{0,17})"  # of those below 2^63
 Version = Annotated[
     str,
@@ -153,6 +154,7 @@ class RegisterRequest(Capabilities):
     machine_id: Text | None = None
     instance_id: Text | None = None
     token: Text | None = None
+    claim: Claim | None = None
 
 
 class HeartbeatRequest(_Strict):
@@ -173,6 +175,43 @@ class PatchRequest(BaseModel):
     status: Literal["online", "maintenance", "draining"] | None = None
     labels_add: Labels = Field(default_factory=list)
     labels_remove: Labels = Field(default_factory=list)
+
+
+class AllowRequest(BaseModel):
+    """POST /api/v1/allowlist: a node id, an address, a network, or `cert:` and what a certificate names."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    entry: Annotated[str, Field(min_length=1, max_length=290)]
+    note: Annotated[str, Field(max_length=200, pattern=_NO_CONTROL)] | None = None
+
+
+class SwitchRequest(BaseModel):
+    """PATCH /api/v1/allowlist: whether the list is on, and whether who is not on it may ask for approval."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    enforced: bool | None = None
+    approvals: bool | None = None
+
+
+class DecisionRequest(BaseModel):
+    """POST .../approve and .../deny: which of those that ask under one node id is meant."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    code: Annotated[str, Field(min_length=1, max_length=32)] | None = None
+
+
+class AllowlistQuery(BaseModel):
+    """GET /api/v1/allowlist. `cursor` is the `next_cursor` of the page before. `unlisted`: which registered nodes the
+    list does not cover; all of them are looked at."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    limit: Whole = Field(1_000, ge=1, le=10_000)
+    cursor: Annotated[str, Field(min_length=1, max_length=290)] | None = None
+    unlisted: bool = False
 
 
 def _listed(value: Json) -> Json:

@@ -231,6 +231,7 @@ class Origin:
     observed_ip: str
     now_ms: int
     aliases: Mapping[str, str]
+    identities: tuple[str, ...] = ()  # what the caller's certificate names
 
 
 def parse_token(text: str | None) -> Token | None:
@@ -248,13 +249,13 @@ def parse_token(text: str | None) -> Token | None:
 def fingerprint_of(request: RegisterRequest, observed_ip: str) -> str:
     """What tells the registering machine from others."""
     return machine_fingerprint(
-        request.machine_id, _said(request, "hostname") or "", _said(request, "local_ip") or "", observed_ip
+        request.machine_id, said_by(request, "hostname") or "", said_by(request, "local_ip") or "", observed_ip
     )
 
 
 def candidate_id(request: RegisterRequest, fingerprint: str, attempt: int) -> str:
     """The id to try when the node brings none."""
-    return made_node_id(_said(request, "hostname") or request.node_name or "", fingerprint, attempt)
+    return made_node_id(said_by(request, "hostname") or request.node_name or "", fingerprint, attempt)
 
 
 def registered(stored: Record | None, node_id: str, request: RegisterRequest, origin: Origin) -> Record:
@@ -364,7 +365,7 @@ def _iso_second(seconds: int) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat()[:19]
 
 
-def _said(request: RegisterRequest, name: str) -> str | None:
+def said_by(request: RegisterRequest, name: str) -> str | None:
     """A fact of the machine (`hostname`, `ip_address`, `local_ip`) from where callers put it: beside
     the capabilities, among them, or in their `system` block."""
     capabilities = request.capabilities
@@ -380,7 +381,7 @@ def _spec(request: RegisterRequest, node_id: str, origin: Origin) -> dict[str, J
     raw = request.capabilities.model_dump(exclude_unset=True) if request.capabilities else {}
     beside = request.model_dump(exclude_unset=True, exclude=_NOT_CAPABILITIES)
     raw.update((key, value) for key, value in beside.items() if key not in raw)
-    hostname = _said(request, "hostname")
+    hostname = said_by(request, "hostname")
     return {
         "node_name": request.node_name or hostname or node_id,
         "role": request.role or "worker",
@@ -388,9 +389,16 @@ def _spec(request: RegisterRequest, node_id: str, origin: Origin) -> dict[str, J
         "labels": list(dict.fromkeys(request.labels or [])),
         "region": canonical_region(request.region or origin.region, origin.aliases),
         "hostname": hostname,
-        "ip_address": _said(request, "ip_address"),
-        "local_ip": _said(request, "local_ip"),
+        "ip_address": said_by(request, "ip_address"),
+        "local_ip": said_by(request, "local_ip"),
         "endpoints": request.endpoints or {},
         "instance_id": request.instance_id,
         "capabilities": normalise(raw),
+        **({"certified": list(origin.identities)} if origin.identities else {}),
     }
+
+
+def certified(spec: Mapping[str, Json]) -> tuple[str, ...]:
+    """What the certificate named that a node registered with; nothing where it had none, or a peer made it up."""
+    names: Json = spec.get("certified")
+    return tuple(names) if _are(str, names) else ()

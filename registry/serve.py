@@ -17,11 +17,13 @@ from federation.links import Links, load_or_create_identity
 from federation.roster import Advert, pack_advert
 from federation.tls import Certificates
 from registry import logs
+from registry.allowlist import Allowlist
 from registry.app import Parts, make_app
-from registry.auth import Allowlist, Authenticator, key_secrets
+from registry.auth import Authenticator, key_secrets
 from registry.certificates import registry_named
 from registry.clock import SystemClock
 from registry.directory import Directory
+from registry.enforcement import Enforcement
 from registry.feed import Feed
 from registry.follower import Follower
 from registry.http.door import Door
@@ -103,6 +105,7 @@ async def _serve(
     )
     parts = _parts(settings, job, store, directory, metrics, follower, region, clock)
     app, gate, forwarder, registry, watching = make_app(parts)
+    enforcement = Enforcement(parts.allowlist, directory, region, clock, settings.identity)
     region.on_writer = lambda writer: _attend(writer, registry, region, settings, job.port)
     region.on_registries = lambda registries: registry.told_config(_config(settings, registries))
     stopped = asyncio.create_task(stop.wait())
@@ -114,6 +117,7 @@ async def _serve(
         await region.stop()
         return
     loading.result()
+    enforcing = asyncio.create_task(enforcement.run(), name="allowlist")
     aside = [asyncio.create_task(_settle_garbage_collector(region)), asyncio.create_task(keep_watching(shown))]
     runner = Runner(app, gate, shutdown_timeout=CUT_S)
     await runner.setup()
@@ -124,7 +128,7 @@ async def _serve(
         region.serving = True
     if announce:
         print(f"{settings.identity}: listening on {settings.url(job.port)}", flush=True)
-    failed = (asyncio.create_task(follower.failed()), asyncio.create_task(region.failed()))
+    failed = (asyncio.create_task(follower.failed()), asyncio.create_task(region.failed()), enforcing)
     try:
         await asyncio.wait({stopped, *failed}, return_when=asyncio.FIRST_COMPLETED)
         for task in failed:
@@ -187,7 +191,7 @@ def _parts(
         store=store,
         directory=directory,
         auth=_authenticator(settings, directory, job.admin_hash, clock),
-        allowlist=Allowlist(settings.allowed_nodes),
+        allowlist=Allowlist(directory, settings.allowed_nodes),
         metrics=metrics,
         clock=clock,
         region=region,

@@ -12,8 +12,10 @@ import orjson
 from federation.record import KEY_PREFIX
 from federation.writes import Token
 from registry import measurements
+from registry.admission import Admission, Asker, beat_refused, identities_of
+from registry.allowlist import UNLISTED
 from registry.audit import Audit
-from registry.auth import Allowlist, Authenticator
+from registry.auth import Authenticator
 from registry.clock import Clock
 from registry.directory import Directory, Entry
 from registry.doubts import Doubts
@@ -75,7 +77,7 @@ class Registry:
         store: Store,
         directory: Directory,
         auth: Authenticator,
-        allowlist: Allowlist,
+        admission: Admission,
         clock: Clock,
         role: Role,
     ) -> None:
@@ -83,7 +85,7 @@ class Registry:
         self.directory = directory
         self.auth = auth
         self._store = store
-        self._allowlist = allowlist
+        self.admission = admission
         self._clock = clock
         self._role = role
         self._config = orjson.dumps(dict(place.config))
@@ -129,7 +131,7 @@ class Registry:
 
     async def register(self, who: Principal, request: RegisterRequest, observed_ip: str) -> bytes:
         """Register or register again; the answer's JSON."""
-        writer = self._ready_writer()
+        writer = self.ready_writer()
         fingerprint = fingerprint_of(request, observed_ip)
         asked = request.node_id or who.node_id
         for attempt in count():
@@ -137,8 +139,8 @@ class Registry:
             stored = self._standing(writer, node_id)
             if asked is not None or stored is None or stored.fingerprint == fingerprint:
                 break  # else another machine of that name has these eight digits
-        key = self._admit(who, node_id, stored, observed_ip)
-        record = registered(stored, node_id, request, self._origin(observed_ip))
+        key = await self._admit(who, node_id, stored, request, observed_ip)
+        record = registered(stored, node_id, request, self._origin(observed_ip, identities_of(who)))
         if key is not None:
             record = admitted(replace(record, key_hash=key[1]), who.key_id if who.kind == "join" else None)
         noted = self._note("node.registered", who, node_id) if stored is None else None
@@ -166,6 +168,8 @@ class Registry:
         self.auth.require(who, "own", node_id)
         entry = self.directory.get(node_id)
         if entry is not None:
+            if not self.admission.allowlist.admits(entry):
+                await self._turn_away(entry)
             metrics, decoded = self._beat_metrics(entry, beat)
             token = entry.token  # of now: another run may register while this one's heartbeat is kept
             if self._is_plain(entry, beat) and await self._beat(node_id, metrics, decoded):
@@ -176,7 +180,7 @@ class Registry:
         """Change the operator's intent; the node's JSON."""
         own = patch.status in (None, "draining", "online") and not patch.labels_add and not patch.labels_remove
         self.auth.require(who, "own" if own else "operate", node_id)
-        writer = self._ready_writer()
+        writer = self.ready_writer()
         node = writer.node(node_id)
         if node is None:
             raise no_such_node(node_id[:255])
@@ -191,7 +195,7 @@ class Registry:
     async def deregister(self, who: Principal, node_id: str) -> str:
         """Remove a node; its key stays good for registering it again. The version to read it by."""
         self.auth.require(who, "own", node_id)
-        writer = self._ready_writer()
+        writer = self.ready_writer()
         if writer.node(node_id) is None:
             raise no_such_node(node_id[:255])
         self._note("node.deregistered", who, node_id)
@@ -201,7 +205,7 @@ class Registry:
     async def clean_up(self, who: Principal, older_than_s: float) -> list[str]:
         """Remove nodes that are offline and were last heard longer ago than that; their ids."""
         self.auth.require(who, "operate")
-        self._ready_writer()
+        self.ready_writer()
         limit_ms = self._clock.wall_ms() - older_than_s * 1000
         stale = [
             entry.node_id
@@ -232,7 +236,8 @@ class Registry:
 
     # parts
 
-    def _ready_writer(self) -> Writer:
+    def ready_writer(self) -> Writer:
+        """The region's writer, which may write now. Raises NotWriter, StoreUnavailable, or ApiError."""
         writer = self.writer
         self._role.check()
         writer.check()
@@ -251,7 +256,7 @@ class Registry:
 
     async def _notable_beat(self, entry: Entry | None, beat: HeartbeatRequest) -> bytes:
         """A heartbeat that makes a node ours, or changes the word on it."""
-        node_id, writer = beat.node_id, self._ready_writer()
+        node_id, writer = beat.node_id, self.ready_writer()
         node = writer.node(node_id)
         if node is None:
             raise no_such_node(node_id)
@@ -295,16 +300,25 @@ class Registry:
         """For the audit log; right before the write, so that one commit keeps both."""
         return self._role.audit.note(action, who, target, **detail)
 
-    def _admit(
-        self, who: Principal, node_id: str, stored: Record | None, observed_ip: str
+    async def _turn_away(self, entry: Entry) -> None:
+        """A heartbeat of a node that is not on the allowlist. Most have been told so in their status already."""
+        if entry.word.why != UNLISTED and (entry.owner.is_us or not entry.owner.reachable):
+            await self.admission.turn_away(entry, self.ready_writer())
+        raise beat_refused(entry.node_id)
+
+    async def _admit(
+        self, who: Principal, node_id: str, stored: Record | None, request: RegisterRequest, observed_ip: str
     ) -> tuple[str | None, str] | None:
         """May the caller register this id? Gives (key to show, its hash) when the record gets a key."""
         self.auth.require_named(who, node_id)
-        self._allowlist.require(node_id, observed_ip)
         if stored is not None:
             self.auth.require_may_replace(who, node_id)
+        asker = Asker(who, node_id, request, observed_ip, known=stored is not None)
+        approved = await self.admission.admit(asker, self.writer)  # waits for nothing where it lets in
+        if stored is not None:
             return None
-        self.auth.require_may_join(who)
+        if not approved or who.kind != "none":
+            self.auth.require_may_join(who)
         if who.key and self.auth.owns(who, node_id):
             return None, who.key_hash.hex()
         key = self.auth.mint(node_id)
@@ -347,9 +361,9 @@ class Registry:
         before = known if known in _NOTABLE else None
         return (reported if reported in _NOTABLE else None) != before
 
-    def _origin(self, observed_ip: str) -> Origin:
+    def _origin(self, observed_ip: str, identities: tuple[str, ...]) -> Origin:
         place = self.place
-        return Origin(place.registry_id, place.region, observed_ip, self._clock.wall_ms(), place.aliases)
+        return Origin(place.registry_id, place.region, observed_ip, self._clock.wall_ms(), place.aliases, identities)
 
     def _registration_answer(self, node_id: str, api_key: str | None, token: Token, writer: Writer) -> bytes:
         entry = self.require(node_id)

@@ -3,7 +3,6 @@
 import difflib
 import ipaddress
 import os
-import re
 import socket
 import tomllib
 from collections.abc import Mapping
@@ -23,10 +22,10 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from registry.allow_entries import parse_entry
 from registry.http.limits import ADDRESS_PER_S, KEY_PER_S
 from registry.keys import is_admin_key
 from registry.lifecycle import Windows
-from registry.names import NODE_ID_PATTERN
 from registry.redis_url import parse as parse_redis_url
 
 ADMIN_KEY_HASH = "admin_key_hash"  # the store's setting, where the admin key is not given
@@ -138,13 +137,8 @@ class Settings(BaseSettings):
 
     @field_validator("allowed_nodes")
     @classmethod
-    def _ids_or_networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        for item in value:
-            if "/" in item:
-                ipaddress.ip_network(item, strict=False)
-            elif not re.match(NODE_ID_PATTERN, item):
-                raise ValueError(f"{item!r} is neither a node id, nor an address, nor a network such as 192.0.2.0/24")
-        return value
+    def _allowlist_entries(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(parse_entry(item).text for item in value)
 
     @field_validator("peer")
     @classmethod
@@ -196,6 +190,10 @@ class Settings(BaseSettings):
     def open_to_anyone(self) -> bool:
         """Whether another machine could register with nothing in hand."""
         return not self.on_loopback and not self.allowed_nodes and not self.tls_ca
+
+    def allowlist_warnings(self) -> list[str]:
+        """What is odd about the entries of `allowed_nodes`."""
+        return [warning for item in self.allowed_nodes if (warning := parse_entry(item).warning) is not None]
 
     @property
     def identity(self) -> str:

@@ -9,7 +9,10 @@ from pydantic.json_schema import models_json_schema
 
 from registry.errors import KINDS, PROBLEM_JSON
 from registry.model import (
+    AllowlistQuery,
+    AllowRequest,
     CleanupQuery,
+    DecisionRequest,
     DiscoverQuery,
     DiscoverQuestion,
     HeartbeatRequest,
@@ -18,19 +21,22 @@ from registry.model import (
     PatchRequest,
     RegisterRequest,
     ReservationRequest,
+    SwitchRequest,
     WatchQuery,
 )
 from registry.names import NODE_ID_PATTERN, REGISTRY_ID_PATTERN
 
 Json = dict[str, Any]
 _BODIES: list[type[BaseModel]] = [
-    RegisterRequest, HeartbeatRequest, PatchRequest, DiscoverQuestion, ReservationRequest, CleanupQuery,
+    RegisterRequest, HeartbeatRequest, PatchRequest, DiscoverQuestion, ReservationRequest, CleanupQuery, AllowRequest,
+    SwitchRequest, DecisionRequest,
 ]  # fmt: skip
-_OPTIONAL_BODIES = (CleanupQuery, ReservationRequest)
+_OPTIONAL_BODIES = (CleanupQuery, ReservationRequest, DecisionRequest)
 _AT_PATH = "HeartbeatAtPath"  # the body where the path names the node
 _OBJECT: Json = {"type": "object"}
 _PATH_PATTERNS = {
     "node_id": NODE_ID_PATTERN, "registry_id": REGISTRY_ID_PATTERN, "reservation_id": "^[0-9a-f]{16}$",
+    "entry": "^[A-Za-z0-9][A-Za-z0-9._:/-]{0,289}$",
 }  # fmt: skip
 # (method, path, summary, body, query, statuses beside 200)
 _READ, _OWN = (400, 401, 403, 422), (400, 401, 403, 404, 422, 503)
@@ -39,6 +45,7 @@ _BASE, _ONE = "/api/v1/nodes", "/api/v1/nodes/{node_id}"
 _WATCH = f"{_BASE}/watch"
 _HELD = f"{_ONE}/reservations"
 _FEDERATION, _MEMBER = "/api/v1/federation", "/api/v1/federation/members/{registry_id}"
+_ALLOWLIST = "/api/v1/allowlist"
 _BODY = (408, 413, 415)
 _ANYWHERE = (414, 429, 431)  # a long URL, too many requests, long headers
 Operation = tuple[str, str, str, type[BaseModel] | None, type[BaseModel] | None, tuple[int, ...]]
@@ -62,6 +69,16 @@ OPERATIONS: tuple[Operation, ...] = (
     ("get", f"{_ONE}/dashboard", "What a node's page shows", None, None, (*_READ, 404)),
     ("post", "/api/v1/maintenance/cleanup", "Remove nodes that are long offline", CleanupQuery, None,
      (400, 401, 403, 422, 503, *_BODY)),
+    ("get", _ALLOWLIST, "The allowlist: this registry's own entries, and the federation's", None, AllowlistQuery,
+     (400, 401, 403, 422, 503)),
+    ("post", _ALLOWLIST, "List a node id, an address, a network, or what a certificate names", AllowRequest, None,
+     (400, 401, 403, 422, 503, *_BODY)),
+    ("patch", _ALLOWLIST, "Turn the list, or asking for approval, on or off", SwitchRequest, None,
+     (400, 401, 403, 422, 503, *_BODY)),
+    ("delete", f"{_ALLOWLIST}/{{entry}}", "Take an entry off the list", None, None, (400, 401, 403, 404, 422, 503)),
+    ("get", f"{_ALLOWLIST}/pending", "Who waits for approval", None, None, (400, 401, 403, 422, 503)),
+    ("post", f"{_ONE}/approve", "Let in who asked under this node id", DecisionRequest, None, (*_OWN, 409, *_BODY)),
+    ("post", f"{_ONE}/deny", "Refuse who asked under this node id", DecisionRequest, None, (*_OWN, 409, *_BODY)),
     ("get", _FEDERATION, "The federation as it looks from here", None, None, _WAITED),
     ("delete", _MEMBER, "Take a registry out of the federation's roster, and its pinned identity with it", None, None,
      (400, 401, 403, 404, 422, 503)),
@@ -73,6 +90,11 @@ OPERATIONS: tuple[Operation, ...] = (
 )  # fmt: skip
 
 
+_OPERATORS = frozenset(
+    path for _, path, *_ in OPERATIONS
+    if path in (_MEMBER, f"{_ONE}/approve", f"{_ONE}/deny", "/api/v1/maintenance/cleanup")
+    or path.startswith(_ALLOWLIST)
+)  # fmt: skip
 _TEXT, _NODE = {"type": "string"}, {"$ref": "#/components/schemas/Node"}
 
 
@@ -92,7 +114,19 @@ _CONFIG = _object(
     heartbeat_interval_s={"type": "number"},
     registries={"type": "array", "items": _object(url=_TEXT, region=_TEXT, registry_id=_TEXT)},
 )
+_WARNINGS = {"type": "array", "items": _TEXT}
 _SUCCESS: dict[tuple[str, str], Json] = {
+    ("get", _ALLOWLIST): _object(
+        enforced={"type": "boolean"}, enforced_by=_WARNINGS, approvals={"type": "boolean"},
+        entries={"type": "array", "items": _object(entry=_TEXT, kind=_TEXT, source=_TEXT)}, total={"type": "integer"},
+        next_cursor={"type": ["string", "null"]},
+    ),
+    ("post", _ALLOWLIST): _object(entry=_TEXT, kind=_TEXT, source=_TEXT, warnings=_WARNINGS),
+    ("patch", _ALLOWLIST): _object(enforced={"type": "boolean"}, approvals={"type": "boolean"}, warnings=_WARNINGS),
+    ("delete", f"{_ALLOWLIST}/{{entry}}"): _object(success={"type": "boolean"}, entry=_TEXT, warnings=_WARNINGS),
+    ("get", f"{_ALLOWLIST}/pending"): _object(pending={"type": "array", "items": _object(node_id=_TEXT, code=_TEXT)}),
+    ("post", f"{_ONE}/approve"): _object(success={"type": "boolean"}, entry=_TEXT, warnings=_WARNINGS),
+    ("post", f"{_ONE}/deny"): _object(success={"type": "boolean"}, node_id=_TEXT, code=_TEXT),
     ("post", f"{_BASE}/register"): {"allOf": [_NODE, _object(config=_CONFIG, token=_TEXT, version=_TEXT)]},
     ("post", f"{_BASE}/heartbeat"): _BEAT,
     ("post", f"{_ONE}/heartbeat"): _BEAT,
@@ -201,7 +235,7 @@ def page(version: str) -> str:
 
 def _operation(operation: Operation, keys_needed: bool) -> Json:
     method, path, summary, body, query, statuses = operation
-    must = (keys_needed and not path.endswith("/register")) or path.endswith("/cleanup") or path == _MEMBER
+    must = (keys_needed and not path.endswith("/register")) or path in _OPERATORS
     made: Json = {
         "summary": summary,
         "operationId": f"{method}_{path.strip('/').replace('/', '_').replace('{', '').replace('}', '') or 'root'}",

@@ -19,7 +19,9 @@ from federation.messages import Message
 from federation.replica import Replica
 from federation.roster import Advert, pack_advert
 from federation.wire import decode, encode
-from registry.auth import Allowlist, Authenticator
+from registry.admission import Admission
+from registry.allowlist import Allowlist
+from registry.auth import Authenticator
 from registry.clock import Clock, SystemClock
 from registry.directory import Directory
 from registry.follower import Follower
@@ -220,7 +222,15 @@ class Worker:
         )
         auth = Authenticator("key", self.directory, b"s" * 32, [], True)
         place = Place(HERE, "eu", {}, {})
-        self.registry = Registry(place, store, self.directory, auth, Allowlist(()), self.clock, self.region)
+        self.registry = Registry(
+            place,
+            store,
+            self.directory,
+            auth,
+            Admission(Allowlist(self.directory), auth, self.clock, HERE),
+            self.clock,
+            self.region,
+        )
         self.region.on_writer = self._attend
         self.region.serving = True
 

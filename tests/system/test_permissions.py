@@ -14,9 +14,10 @@ from aiohttp import web
 
 from federation.config import Config
 from federation.record import KEY_PREFIX
+from registry.allowlist import Allowlist
 from registry.api_key import ApiKey
 from registry.app import Parts, make_app
-from registry.auth import Allowlist, Authenticator
+from registry.auth import Authenticator
 from registry.clock import SystemClock
 from registry.directory import Directory
 from registry.follower import Follower
@@ -96,6 +97,13 @@ ROWS = [
     Row("GET", f"{ONE}/dashboard", READ, OPEN),
     Row("GET", "/metrics", OBSERVE, OPEN),
     Row("POST", "/api/v1/maintenance/cleanup", OPERATE, OPERATE),
+    Row("GET", "/api/v1/allowlist", OPERATE, OPERATE),
+    Row("GET", "/api/v1/allowlist/pending", OPERATE, OPERATE),
+    Row("POST", "/api/v1/allowlist", OPERATE, OPERATE, {"entry": "gpu-7"}),
+    Row("PATCH", "/api/v1/allowlist", OPERATE, OPERATE, {"approvals": True}),
+    Row("DELETE", "/api/v1/allowlist/{entry}", FORGET, FORGET),  # nothing of that text is on the list
+    Row("POST", f"{ONE}/approve", FORGET, FORGET, {}),  # nobody asked
+    Row("POST", f"{ONE}/deny", FORGET, FORGET, {}),
     Row("GET", "/api/v1/federation", OBSERVE, OPEN),
     Row("DELETE", "/api/v1/federation/members/{registry_id}", FORGET, FORGET),
     # Peers prove themselves on the link, with the federation's secret and their identities; this one has neither.
@@ -124,7 +132,7 @@ class House:
         return dict(zip(COLUMNS, map(int, text.split()), strict=True))
 
     async def call(self, row: Row, caller: str) -> int:
-        path = row.route.replace("{node_id}", "mine").replace("{registry_id}", "nobody")
+        path = row.route.replace("{node_id}", "mine").replace("{registry_id}", "nobody").replace("{entry}", "nobody")
         path = path.replace("{reservation_id}", "0" * 16)
         async with self.client.request(row.method, path, json=row.body, headers=self.headers[caller]) as answer:
             if answer.content_type != "text/event-stream":  # which has no end
@@ -153,7 +161,7 @@ def built(store: RedisStore, mode: Mode, wide: bool) -> tuple[web.Application, A
     app, gate, *_ = make_app(
         Parts(
             place=Place("local", "local", {}, {}), store=store, directory=directory, auth=auth,
-            allowlist=Allowlist(()), metrics=Metrics(), clock=clock, region=region, url="http://127.0.0.1:9205",
+            allowlist=Allowlist(directory), metrics=Metrics(), clock=clock, region=region, url="http://127.0.0.1:9205",
             reasons=list,
         )
     )  # fmt: skip
