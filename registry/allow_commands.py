@@ -22,6 +22,7 @@ from registry.allow_requests import (
     parse_code,
 )
 from registry.allowlist import Allowlist
+from registry.audit import Audit
 from registry.clock import Clock
 from registry.directory import Directory
 from registry.errors import ApiError, invalid
@@ -39,8 +40,11 @@ Json = dict[str, Any]
 class AllowCommands:
     """See the module. Who calls has made sure that the caller is an operator and the writer may write."""
 
-    def __init__(self, allowlist: Allowlist, directory: Directory, clock: Clock, registry_id: str) -> None:
+    def __init__(
+        self, allowlist: Allowlist, directory: Directory, audit: Audit, clock: Clock, registry_id: str
+    ) -> None:
         self._allowlist = allowlist
+        self._note = audit.note
         self._directory = directory
         self._clock = clock
         self._registry_id = registry_id
@@ -79,6 +83,7 @@ class AllowCommands:
             made = Listing("added", self._clock.wall_ms(), self._by(who), asked.note)
             if held is not None:
                 made = Listing(held.source, held.at_ms, held.by, asked.note, held.claimant)
+            self._note("allowlist.added", who, entry.text)
             await keep(writer, ENTRY_PREFIX + entry.text, made)
             held = made
         warnings = [] if entry.warning is None else [entry.warning]
@@ -87,11 +92,14 @@ class AllowCommands:
             warnings.append(f"{entry.text} was approved for the machine with the code {code} alone, and stays so")
         return {**self._row(entry.text, held), "warnings": warnings + self._warnings()}
 
-    async def remove(self, text: str, writer: Writer) -> Json:
+    async def remove(self, who: Principal, text: str, writer: Writer) -> Json:
         """Take an entry off the list; nodes that no other covers are refused from now on."""
         entry = _entry(text)
         is_own = entry.text in self._allowlist.static
-        removed = await writer.remove(ENTRY_PREFIX + entry.text, "removed by an operator")
+        removed = self._allowlist.listing(entry) is not None
+        if removed:
+            self._note("allowlist.removed", who, entry.text)
+            await writer.remove(ENTRY_PREFIX + entry.text, "removed by an operator")
         if not removed and is_own:
             raise ApiError(
                 "forbidden", f"{entry.text} comes from the settings of {self._registry_id}; take it out there."
@@ -111,6 +119,7 @@ class AllowCommands:
         approvals = before.approvals if asked.approvals is None else asked.approvals
         if (enforced, approvals) != (before.enforced, before.approvals):
             made = Switch(enforced, approvals, self._clock.wall_ms(), self._by(who))
+            self._note("allowlist.switched", who, enforced=enforced, approvals=approvals)
             await keep(writer, ENTRY_PREFIX + SWITCH, made)
         return {**self._state(), "warnings": self._warnings()}
 
@@ -119,14 +128,16 @@ class AllowCommands:
         request = self._asked(node_id, code, ("waiting", "denied") if code else ("waiting",))
         entry = node_entry(node_id)
         made = Listing("approved", self._clock.wall_ms(), self._by(who), None, request.claimant)
+        self._note("node.approved", who, node_id, code=request.code)
         await keep(writer, ENTRY_PREFIX + entry.text, made)
         await writer.remove(REQUEST_PREFIX + request.name, "approved")
         return {"success": True, **self._row(entry.text, made), "warnings": self._warnings()}
 
-    async def deny(self, node_id: str, code: str | None, writer: Writer) -> Json:
+    async def deny(self, who: Principal, node_id: str, code: str | None, writer: Writer) -> Json:
         """Refuse who asked, for a day."""
         request = self._asked(node_id, code, ("waiting",))
         denied = replace(request, state="denied", at_ms=self._clock.wall_ms())
+        self._note("node.denied", who, node_id, code=request.code)
         await keep(writer, REQUEST_PREFIX + request.name, denied)
         return {"success": True, **_shown(denied)}
 

@@ -96,7 +96,7 @@ def make_app(parts: Parts) -> tuple[web.Application, Gate, Forwarder, Registry, 
     forwarder = Forwarder(lambda: region.writer_address, lambda: region.writer is not None, callers.address)
     federation = FederationHandlers(region, view, callers, forwarder, parts.clock)
     existing = ExistingHandlers(registry, callers, parts.clock)
-    commands = AllowCommands(parts.allowlist, parts.directory, parts.clock, parts.place.registry_id)
+    commands = AllowCommands(parts.allowlist, parts.directory, region.audit, parts.clock, parts.place.registry_id)
     allowlist = AllowlistHandlers(commands, registry, callers)
     app = web.Application(client_max_size=MAX_BODY_BYTES)
     base, public = "/api/v1/nodes", callers.public

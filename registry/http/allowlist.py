@@ -45,9 +45,9 @@ class AllowlistHandlers:
 
     async def remove(self, request: web.Request) -> web.Response:
         """DELETE /api/v1/allowlist/{entry}."""
-        self._operator(request)
+        who = self._operator(request)
         entry = request.match_info["entry"]
-        return answer_json(await self._commands.remove(entry, self._registry.ready_writer()))
+        return answer_json(await self._commands.remove(who, entry, self._registry.ready_writer()))
 
     async def approve(self, request: web.Request) -> web.Response:
         """POST /api/v1/nodes/{node_id}/approve."""
@@ -57,9 +57,9 @@ class AllowlistHandlers:
 
     async def deny(self, request: web.Request) -> web.Response:
         """POST /api/v1/nodes/{node_id}/deny."""
-        self._operator(request)
+        who = self._operator(request)
         node_id, code = await _decided(request)
-        return answer_json(await self._commands.deny(node_id, code, self._registry.ready_writer()))
+        return answer_json(await self._commands.deny(who, node_id, code, self._registry.ready_writer()))
 
     def _operator(self, request: web.Request) -> Principal:
         who = self._callers.require_operator(request)
