@@ -1,5 +1,6 @@
 """Who this node is: its id and key under `~/.dagi`, and which machine it runs on."""
 
+import base64
 import contextlib
 import errno
 import fcntl
@@ -21,6 +22,7 @@ _MACHINE_ID_FILES = ("/etc/machine-id", "/var/lib/dbus/machine-id")
 _MACHINE_ID = re.compile("[0-9a-fA-F]{32}")
 _LEGACY = (".dagi/node-id", ".dagi_node_id")
 _APPLICATION_CONTAINER = ("/.dockerenv", "/run/.containerenv")  # docker, podman
+SEED_BYTES = 32
 LEAST_CLAIM_S = 180.0
 CLAIM_INTERVALS = 3
 
@@ -37,6 +39,14 @@ class Credentials:
     def are_of(self, machine_id: str | None) -> bool:
         """Whether they may have been made on that machine; where either is not known, they may."""
         return self.machine_id is None or machine_id is None or self.machine_id == machine_id
+
+
+@dataclass(frozen=True, slots=True)
+class SigningKey:
+    """The node's private Ed25519 key, 32 bytes, and the counter of the newest document that it signed."""
+
+    seed: bytes
+    counter: int
 
 
 class Home:
@@ -102,6 +112,27 @@ class Home:
         if self.credentials() != credentials:
             _write_private(path, json.dumps(asdict(credentials)))
 
+    def signing_key(self) -> SigningKey | None:
+        """The node's signing key; None when there is none yet. A file that holds none is set aside as `.bad`."""
+        path = self.folder / "signing_key"
+        try:
+            data = json.loads(path.read_text(encoding="utf-8", errors="replace"))
+            seed, counter = base64.b64decode(data["key"], validate=True), data["counter"]
+            if len(seed) == SEED_BYTES and type(counter) is int and 0 <= counter < 2**62:
+                return SigningKey(seed, counter)
+        except FileNotFoundError:
+            return None
+        except (ValueError, KeyError, TypeError, RecursionError):
+            pass
+        path.replace(path.with_name("signing_key.bad"))
+        return None
+
+    def keep_signing_key(self, key: SigningKey) -> None:
+        """Keep the key, readable by this user alone."""
+        path = self.folder / "signing_key"
+        _check_readable(path)
+        _write_private(path, json.dumps({"key": base64.b64encode(key.seed).decode(), "counter": key.counter}))
+
     def registries(self) -> object:
         """What was kept of other registries, as it was given to `keep_registries`; None where there is nothing."""
         try:
@@ -142,7 +173,7 @@ class Home:
 
     def forget(self) -> None:
         """Remove the identity."""
-        for name in ("node_id", "credentials.json", "registries.json"):
+        for name in ("node_id", "credentials.json", "signing_key", "registries.json"):
             (self.folder / name).unlink(missing_ok=True)
 
 

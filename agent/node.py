@@ -24,7 +24,18 @@ from agent.notify import Notifier, notifier
 from agent.own_identity import OwnIdentity
 from agent.session import Outcome, Plan, Session, Step
 from agent.wake import SLICE_S, Watch, read
-from agent.wire import adverts, interval_s, is_replaced, kept_adverts, not_a_registry, registration, secret, to_keep
+from agent.wire import (
+    adverts,
+    has_other_signer,
+    interval_s,
+    is_replaced,
+    kept_adverts,
+    not_a_registry,
+    region_called,
+    registration,
+    secret,
+    to_keep,
+)
 from federation.tls import node_of
 
 FINISH_S = 2.0  # a registration cut off could lose the key that it was given
@@ -69,6 +80,7 @@ class Agent:
             say=self._say,
         )
         self._instance_id = new_instance_id()
+        self._region = settings.node_region.strip().casefold() if settings.node_region else None
         self._capabilities: dict[str, Json] | None = None
         self._metrics: dict[str, Json] = {}
         self._paced = asyncio.Event()
@@ -88,13 +100,26 @@ class Agent:
         """Register once, with the nearest registry; keep what it gives."""
         await asyncio.gather(self.capabilities(), self.client.look_around())
         outcome, node = await self._register()
-        if outcome.status == 409 and self.identity.has_no_key:
-            self.identity.is_anothers()
+        renamed = region_called(outcome, node)
+        if renamed is not None and renamed != self._region:
+            self._say(f"the region {self._region} is called {renamed} there; signed as that")
+            self._region = renamed
+            outcome, node = await self._register()
+        if outcome.status == 409 and self._becomes_another(outcome, node):
             outcome, node = await self._register()
         return outcome, node
 
+    def _becomes_another(self, outcome: Outcome, answer: Json) -> bool:
+        """A registry said that the id is not this machine's: whether that is taken at its word."""
+        if has_other_signer(outcome, answer):
+            return self.identity.has_other_signer()
+        if self.identity.has_no_key:
+            self.identity.is_anothers()
+            return True
+        return False
+
     async def _register(self) -> tuple[Outcome, Json]:
-        body = await self._report()
+        body = self.identity.signed(await self._report(), time.time_ns() // 1_000_000)
         outcome, node = await self.client.call("POST", "/api/v1/nodes/register", key=self.identity.key, body=body)
         if outcome.status != 200:
             return outcome, node
@@ -272,7 +297,7 @@ class Agent:
             "role": settings.node_role,
             "node_type": settings.node_type,
             "labels": list(settings.node_labels),
-            "region": settings.node_region,
+            "region": self._region,
             "hostname": capabilities["system"].get("hostname"),
             "ip_address": settings.node_advertise_addr,
             "local_ip": await self._local_ip(),

@@ -1,9 +1,11 @@
 """Who this agent is to registries: its id, the key and token that go with requests, and when it has to be another."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import Any
 
 from agent.identity import Claim, Credentials, Home, machine_id, new_node_id
+from agent.own_signature import OwnSignature
 from agent.wire import Registration
 
 
@@ -31,6 +33,7 @@ class OwnIdentity:
         self._copied_key: str | None = None
         self._claim = Claim()
         self._trouble: int | None = None
+        self._signature = OwnSignature(home, say, self._cannot_keep)
 
     @property
     def node_id(self) -> str:
@@ -79,6 +82,17 @@ class OwnIdentity:
         """A registry said that the id is another node's, and nothing here proves otherwise."""
         self._take_new_id(f"{self.node_id} is another node's")
 
+    def signed(self, report: Mapping[str, Any], now_ms: int) -> dict[str, Any]:
+        """A registration's body, signed. `now_ms`: wall clock."""
+        return self._signature.signed(report, now_ms)
+
+    def has_other_signer(self) -> bool:
+        """A registry said that the id belongs to another signing key than this node's: this one is another node,
+        unless a key was set for just this id. Whether it is one now."""
+        if not self._set_key:
+            self._take_new_id(f"{self.node_id} belongs to another signing key than this machine's")
+        return not self._set_key
+
     def is_replaced(self, now_s: float, interval_s: float) -> None:
         """A registry said that another agent has registered as this node since. The first time this one does so
         too; told again soon, it leaves the id to the other. `now_s`: monotonic."""
@@ -99,6 +113,7 @@ class OwnIdentity:
         old = self._credentials
         self._copied_key = old.api_key if old else None
         self._node_id, self._credentials, self._claim = new_node_id(), None, Claim()
+        self._signature.renew()
         self._say(f"{why}; this machine takes a new id")
 
     def _keep(self, credentials: Credentials) -> None:

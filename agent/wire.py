@@ -86,6 +86,18 @@ def is_replaced(outcome: Outcome, data: Json) -> bool:
     return outcome.status == 409 and isinstance(data, dict) and data.get("code") == "instance_replaced"
 
 
+def has_other_signer(outcome: Outcome, data: Json) -> bool:
+    """Whether an answer says that the node id belongs to another signing key."""
+    return outcome.status == 409 and isinstance(data, dict) and data.get("code") == "signing_key_differs"
+
+
+def region_called(outcome: Outcome, data: Json) -> str | None:
+    """How the registry calls the region that was signed, where it knows it by another name."""
+    if outcome.status != 422 or not isinstance(data, dict) or data.get("code") != "region_alias":
+        return None
+    return name(data.get("region"))
+
+
 def secret(value: Json) -> str | None:
     """A key or token that a header can carry, or None."""
     fine = isinstance(value, str) and value.isascii() and value.isprintable() and " " not in value

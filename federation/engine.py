@@ -133,11 +133,21 @@ class Engine:
     # local writes
 
     def register(
-        self, key: str, payload: bytes, now: Now, *, incarnation: int, judgement: bytes, token: Token | None = None
+        self,
+        key: str,
+        payload: bytes,
+        now: Now,
+        *,
+        incarnation: int,
+        judgement: bytes,
+        token: Token | None = None,
+        anew: bool = False,
     ) -> tuple[Token, list[Effect]]:
-        """A node registers here. `incarnation` is of its key's id; `judgement` what we say of it. ValueError:
-        its id has had all the lives that there are."""
-        made = self._writes.register(key, payload, now, incarnation=incarnation, judgement=judgement, token=token)
+        """A node registers here. `incarnation` is of its key's id; `judgement` what we say of it; `anew`: in a life
+        of its own. ValueError: its id has had all the lives that there are."""
+        made = self._writes.register(
+            key, payload, now, incarnation=incarnation, judgement=judgement, token=token, anew=anew
+        )
         return made, self._effects(now)
 
     def heartbeat(

@@ -23,19 +23,32 @@ class Writes:
         self._core = core
 
     def register(
-        self, key: str, payload: bytes, now: Now, *, incarnation: int, judgement: bytes, token: Token | None
+        self,
+        key: str,
+        payload: bytes,
+        now: Now,
+        *,
+        incarnation: int,
+        judgement: bytes,
+        token: Token | None,
+        anew: bool = False,
     ) -> Token:
-        """A node registers: it exists, as it says, and is ours."""
-        life, own_incarnation, born = self._life(key, incarnation, token)
+        """A node registers: it exists, as it says, and is ours. `anew`: in a life of its own, whatever stands; what
+        operators want of it stays."""
+        held = self._core.replica.get(key)
+        intent = held.intent if anew and held is not None and not held.deleted else None
+        life, own_incarnation, born = self._life(key, incarnation, token, anew=anew)
         above = self._above(token, now)
         moved = above > _stamp(self._core.replica.get(key))
         record = self._spec(key, payload, now, life, own_incarnation, born, above)
-        held = record.judgement
-        if held is not None and held.origin == self._core.me and not moved:
-            if held.payload != judgement or not self._core.replica.vouches_for(held):
+        word = record.judgement
+        if word is not None and word.origin == self._core.me and not moved:
+            if word.payload != judgement or not self._core.replica.vouches_for(word):
                 self.judge_own(key, judgement, now)
         else:
             self._adopt(record, judgement, now, above)
+        if intent is not None and record.intent is None:
+            self._write(record, SectionKind.INTENT, self._mint(now, intent.major), 0, intent.payload)
         return self._token(record)
 
     def heartbeat(self, key: str, judgement: bytes, now: Now, token: Token | None) -> tuple[Token, Record] | None:
@@ -104,17 +117,17 @@ class Writes:
 
     # parts
 
-    def _life(self, key: str, incarnation: int, token: Token | None) -> tuple[int, int, bool]:
+    def _life(self, key: str, incarnation: int, token: Token | None, *, anew: bool = False) -> tuple[int, int, bool]:
         """(life, incarnation, whether it is new here) of something that registers."""
         record = self._core.replica.get(key)
         floor = 0 if key.startswith(KEY_PREFIX) else self._core.replica.life_floor
         brought = (0, 0)
         if token is not None and token.life % 2 == 1 and floor < token.life <= MAX_LIFE:
             brought = token.life, min(max(0, token.incarnation), MAX_INCARNATION)
-        if record is not None and not record.deleted:
+        if record is not None and not record.deleted and not anew:
             held = record.life, record.incarnation
             return (*max(held, brought), brought > held or record.spec is None)
-        least = record.life + 1 if record is not None else floor + 1 + floor % 2
+        least = record.life + 1 + record.life % 2 if record is not None else floor + 1 + floor % 2
         if least > (1 if key.startswith(KEY_PREFIX) else MAX_LIFE):
             raise ValueError(f"{key} has been deleted and registered too often; use another id")
         return (*max((least, incarnation), brought), True)

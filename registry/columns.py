@@ -41,9 +41,10 @@ class Kind(NamedTuple):
     labels: frozenset[str]
     capabilities: frozenset[str]
     models: frozenset[Hashable]
+    forged: bool = False  # what is held of it is not what it signed
 
 
-PLAIN = ("status", "region", "role", "type", "home")  # those of its fields that are compared whole
+PLAIN = ("status", "region", "role", "type", "home", "forged")  # those of its fields that are compared whole
 SETS = ("labels", "capabilities", "models")
 NUMBERS = ("vram_gb", "free_vram_gb", "ram_gb", "cpu_cores", "load")
 

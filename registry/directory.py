@@ -8,11 +8,13 @@ nodes we keep who has been silent for how long, and say when another word is due
 import math
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
 
+from federation.signed import split
+from federation.writes import Token
 from registry.capabilities import capability_names, free_vram_gb, number, slots_of, total_vram_gb
 from registry.columns import Columns, Kind
 from registry.latency import MOST_PAIRS, MOST_REGISTRIES, believed
@@ -20,6 +22,8 @@ from registry.lifecycle import Deadlines, ExpiryGuard, Liveness, Transition, Win
 from registry.names import folded, model_terms
 from registry.node import Intent, Record, Word, certified, iso, rendered, token_text
 from registry.ranking import base_cost, held_share, settled_load
+from registry.signatures import Signatures
+from registry.signing import INVALID, UNVERIFIED, VERIFIED, LaterFormat, fault_of
 from registry.tables import Tables
 
 Json = Any
@@ -96,8 +100,8 @@ class Entry:
 
     __slots__ = (
         "_declared_free_gb", "_dynamic", "_intent", "_owner_revision", "_registration", "_static", "_token",
-        "_token_text", "beat_at_ms", "due_at_s", "heard_s", "key_hash", "metrics", "node_id", "owner", "region",
-        "reserved_slots", "row", "said", "status", "version", "word",
+        "_token_text", "beat_at_ms", "due_at_s", "heard_s", "key_hash", "metrics", "must_register", "node_id", "owner",
+        "region", "reserved_slots", "row", "said", "signature", "status", "version", "word",
     )  # fmt: skip
 
     def __init__(self, node_id: str, owner: Owner, row: int) -> None:
@@ -113,6 +117,10 @@ class Entry:
         self.heard_s = self.due_at_s = 0.0
         self._intent = Intent()
         self._static: bytes | None = None
+        self._registration = b""
+        self._token = Token(0, 0, 0)
+        self.signature: str | None = None  # how its registration stands: see registry/signing.py
+        self.must_register = False  # what stands is not what it signed last: it alone can mend that
         self._token_text: str | None = None
         self._dynamic: bytes | None = None
         self._owner_revision = -1
@@ -149,6 +157,16 @@ class Entry:
         if self._token_text is None:
             self._token_text = token_text(self._token)
         return self._token_text
+
+    @property
+    def registration(self) -> bytes:
+        """What it registered, as it is replicated."""
+        return self._registration
+
+    @property
+    def incarnation(self) -> int:
+        """See node.Record.incarnation."""
+        return self._token.incarnation
 
     @property
     def static(self) -> bytes:
@@ -210,9 +228,10 @@ class Entry:
         if self._dynamic is None or self._owner_revision != self.owner.revision:
             self._owner_revision = self.owner.revision
             beat = b'"' + iso(self.beat_at_ms).encode() + b'"' if self.beat_at_ms is not None else b"null"
-            self._dynamic = b',"status":"%b","status_reason":%b,"last_heartbeat":%b,"metrics":%b' % (
+            self._dynamic = b',"status":"%b","status_reason":%b,"signature":%b,"last_heartbeat":%b,"metrics":%b' % (
                 self.status.encode(),
                 orjson.dumps(self._reason()),
+                b"null" if self.signature is None else b'"%b"' % self.signature.encode(),
                 beat,
                 self.metrics,
             )
@@ -223,6 +242,8 @@ class Entry:
     def _reason(self) -> str | None:
         doubt = self.owner.doubt(self.said)
         parts = [text for text in (doubt, self.word.why) if text is not None]
+        if self.signature == INVALID:
+            parts.append("what is held of it is not what it signed: forged, or altered on the way")
         if self.intent:
             parts.append(f"set to {self.intent} by an operator")
         elif self.reported == "leaving":
@@ -239,6 +260,7 @@ class Counts:
     total: int
     by_status: dict[str, int]
     rtts_left_out: int = 0
+    by_signature: Mapping[str | None, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,6 +302,8 @@ class Directory:
         self.revision = 0
         self.newest = 0  # the greatest version of a change that was heard of
         self.by_status: dict[str, int] = {}
+        self.by_signature: dict[str | None, int] = {}
+        self.signatures = Signatures()
         self.on_change: Callable[[str], None] = lambda node_id: None  # hears of every write that was taken in
         self.on_transition: Callable[[Transition], None] = lambda transition: None
 
@@ -318,7 +342,7 @@ class Directory:
 
     def counts(self) -> Counts:
         """How many nodes there are, by status."""
-        return Counts(len(self._nodes), dict(self.by_status), self.rtts_left_out)
+        return Counts(len(self._nodes), dict(self.by_status), self.rtts_left_out, dict(self.by_signature))
 
     # changes
 
@@ -343,7 +367,10 @@ class Directory:
         entry.owner = owner
         if len(self._shared) > _MAX_SHARED:
             self._shared.clear()
+        registration, token = entry.registration, entry.incarnation
         entry.take_record(record, version, self._shared)
+        if entry.registration != registration or entry.incarnation != token:
+            self._registered(entry, registration, token)
         if self._reserved and node_id in self._reserved:
             self._hold(entry, self._reserved[node_id])
         self._place(entry, record)
@@ -364,6 +391,43 @@ class Directory:
         self.on_change(node_id)
         return entry
 
+    def _registered(self, entry: Entry, before: bytes, incarnation_before: int) -> None:
+        """Another registration of it has come in: who signed it?"""
+        known, signatures = entry.signature == VERIFIED, self.signatures
+        replayed = known and signatures.replaced(entry.node_id, before, incarnation_before, entry.registration)
+        entry.signature = signatures.taken(entry.node_id, entry.registration, entry.incarnation)
+        entry.must_register = replayed or entry.signature == INVALID
+
+    def check_next(self) -> bool:
+        """Look whether a registration is what its node signed; one that waits for it. False: none does."""
+        node_id = self.signatures.next()
+        if node_id is not None:
+            self.check(node_id)
+        return node_id is not None
+
+    def check(self, node_id: str) -> None:
+        """Look whether a node's registration is what it signed, unless that is known. A third of a millisecond."""
+        entry = self._nodes.get(node_id)
+        if entry is None or entry.signature != UNVERIFIED:
+            return
+        self.signatures.gone(node_id)
+        spec = orjson.loads(split(entry.registration)[0])[0]
+        try:
+            fault = fault_of(node_id, entry.incarnation, entry.registration, spec)
+        except LaterFormat:
+            return
+        self._forget_status(entry)
+        entry.signature = VERIFIED if fault is None else INVALID
+        entry._dynamic = None
+        self._count_status(entry)
+        if fault is not None:
+            entry.must_register = True
+            kind = self.columns.kind(int(self.columns.class_of[entry.row]))
+            self.columns.classify(entry.row, kind._replace(forged=True), entry.said[1])
+            self.revision += 1
+            self.signatures.invalid(node_id, fault)
+            self.on_change(node_id)
+
     def _new_row(self) -> int:
         row = self.columns.add()
         if row == len(self._by_row):
@@ -383,6 +447,7 @@ class Directory:
             labels=folded(tuple(record.intent.labels(spec["labels"]))),
             capabilities=capability_names(flat),
             models=model_terms(tuple(flat["models"])),
+            forged=entry.signature == INVALID,
         )
         columns.classify(row, kind, entry.said[1])
         columns.describe(row, total_vram_gb(flat), number(flat.get("ram_gb")), number(flat.get("cpu_cores")))
@@ -462,6 +527,7 @@ class Directory:
         del self._nodes[node_id]
         self._by_row[entry.row] = None
         self._pairs.pop(node_id, None)
+        self.signatures.gone(node_id)
         self.columns.remove(entry.row)
         order = self._ordered()
         del order[bisect_left(order, node_id)]
@@ -603,11 +669,13 @@ class Directory:
     def _count_status(self, entry: Entry) -> None:
         status = entry.status
         self.by_status[status] = self.by_status.get(status, 0) + 1
+        self.by_signature[entry.signature] = self.by_signature.get(entry.signature, 0) + 1
         self._alive += self._expires(entry)
         self._late += entry.owner.is_us and entry.liveness == "degraded"
 
     def _forget_status(self, entry: Entry) -> None:
         self.by_status[entry.status] -= 1
+        self.by_signature[entry.signature] -= 1
         self._alive -= self._expires(entry)
         self._late -= entry.owner.is_us and entry.liveness == "degraded"
 

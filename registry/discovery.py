@@ -62,6 +62,7 @@ class ByNumber(NamedTuple):
 
 
 Filter = ByClass | ByNumber
+GENUINE = ByClass("signature", "forged", frozenset({False}), whole=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +132,7 @@ def _holding(reason: str, field: str, names: Iterable[Any]) -> ByClass:
 
 
 def _resources(query: ResourceFilter) -> Iterator[Filter]:
+    yield GENUINE
     if query.model:
         wanted = [parse_model(name) for name in query.model]
         yield _holding("model", "models", [name.family for name in wanted] if query.match == "family" else wanted)

@@ -1,6 +1,6 @@
 """Every error an answer can carry: one table from code to HTTP status and title (RFC 9457)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
@@ -24,6 +24,7 @@ KINDS: dict[str, Kind] = {
     "key_revoked": Kind(401, "The key has been revoked"),
     "forbidden": Kind(403, "This key may not do that"),
     "wrong_certificate": Kind(403, "The certificate is another node's"),
+    "bad_signature": Kind(403, "The registration is not signed with the key that it shows"),
     "not_allowlisted": Kind(403, "This node is not on the allowlist"),
     "pending": Kind(403, "This node waits for an operator's approval"),
     "no_such_node": Kind(404, "No such node"),
@@ -38,6 +39,8 @@ KINDS: dict[str, Kind] = {
     "node_id_taken": Kind(409, "The node id belongs to another key"),
     "key_in_use": Kind(409, "The request came with that key"),
     "key_not_active": Kind(409, "The key is not good any more"),
+    "signing_key_differs": Kind(409, "The node id belongs to another signing key"),
+    "stale_document": Kind(409, "A later document of this node is registered"),
     "instance_replaced": Kind(409, "Another run of this node's agent has registered"),
     "fully_reserved": Kind(409, "All slots of the node are reserved"),
     "ambiguous": Kind(409, "Several ask under this node id"),
@@ -45,6 +48,7 @@ KINDS: dict[str, Kind] = {
     "not_json_type": Kind(415, "The body's content type is not JSON"),
     "expectation_failed": Kind(417, "The Expect header is not supported"),
     "invalid": Kind(422, "A field is wrong"),
+    "region_alias": Kind(422, "The region has another name here"),
     "too_many_reservations": Kind(429, "Too many reservations"),
     "too_many_bad_keys": Kind(429, "Too many bad keys"),
     "too_many_requests": Kind(429, "Too many requests"),
@@ -77,8 +81,11 @@ class ApiError(Exception):
         retry_after_s: int | None = None,
         allow: str | None = None,
         status: int | None = None,
+        more: Mapping[str, Any] | None = None,
     ) -> None:
+        """`more`: what programs read beside the standard members."""
         super().__init__(detail)
+        self.more = dict(more or {})
         self.code = code
         self.detail = detail
         self.errors = tuple(errors)
@@ -97,6 +104,7 @@ class ApiError(Exception):
             "detail": self.detail,
             "code": self.code,
         }
+        document |= self.more
         if self.errors:
             document["errors"] = [{"path": e.path, "message": e.message} for e in self.errors]
         return document

@@ -129,6 +129,14 @@ class _NodeCollector(Collector):
         for status in ("online", "degraded", "offline", "maintenance", "draining"):
             family.add_metric([status], self._counts.by_status.get(status, 0))
         yield family
+        signed = GaugeMetricFamily(
+            "dagi_registry_node_signatures",
+            "Nodes by how their signatures stand; invalid: forged.",
+            labels=["signature"],
+        )
+        for signature in ("verified", "unverified", "invalid", None):
+            signed.add_metric([signature or "none"], self._counts.by_signature.get(signature, 0))
+        yield signed
         left_out = CounterMetricFamily("dagi_registry_rtts_left_out", "Round trips reported that no network has.")
         left_out.add_metric([], self._counts.rtts_left_out)
         yield left_out

@@ -6,8 +6,9 @@ from itertools import accumulate, islice
 from typing import Annotated, Any, Literal, TypeVar
 
 import orjson
-from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, ValidationError
 
+from federation.signed import MAX_DOCUMENT_BYTES, Document, Proof
 from registry.errors import ApiError, FieldError
 from registry.holds import LEAST_TTL_S, LONGEST_TTL_S, MOST_SLOTS, USUAL_TTL_S
 from registry.names import LONGEST_RTT_MS, NODE_ID_PATTERN, RESERVED_NODE_IDS
@@ -135,9 +136,21 @@ class Capabilities(_Strict):
     features: list[Name] | dict[str, Json] | None = None
 
 
+class Signed(BaseModel):
+    """What a node signed of itself (federation/signed.py): `document` is the exact text, a JSON object of `format`,
+    `node_id`, `counter`, `signed_at_ms` and the fields of a registration; key and signature are Ed25519, in base64."""
+
+    model_config = ConfigDict(strict=True, extra="ignore")
+
+    key: Annotated[str, Field(min_length=44, max_length=44, pattern="^[A-Za-z0-9+/]{43}=$")]
+    document: Annotated[str, Field(min_length=2, max_length=MAX_DOCUMENT_BYTES)]
+    signature: Annotated[str, Field(min_length=88, max_length=88, pattern="^[A-Za-z0-9+/]{86}==$")]
+
+
 class RegisterRequest(Capabilities):
     """POST /api/v1/nodes/register. Every field may be missing. Callers also send capabilities beside
-    the other fields instead of under `capabilities`: there they are checked the same."""
+    the other fields instead of under `capabilities`: there they are checked the same. Of a signed registration
+    the document counts; what else is sent must not contradict it."""
 
     node_id: NodeId | None = None
     node_name: Text | None = None
@@ -155,6 +168,27 @@ class RegisterRequest(Capabilities):
     instance_id: Text | None = None
     token: Text | None = None
     claim: Claim | None = None
+    signed: Signed | None = None
+    _signed: tuple[Proof, Document] | None = PrivateAttr(None)
+
+    def take_signed(self, proof: Proof, document: Document) -> None:
+        """It is made of that document; whether that is signed is still to be seen (registry/signing.py)."""
+        self._signed = proof, document
+
+    @property
+    def proof(self) -> Proof | None:
+        """What it was signed with; None where it is not signed."""
+        return self._signed[0] if self._signed is not None else None
+
+    @property
+    def document(self) -> Document | None:
+        """What was signed."""
+        return self._signed[1] if self._signed is not None else None
+
+    @property
+    def signing_key(self) -> bytes | None:
+        """The node's signing key: 32 bytes; None where it does not sign."""
+        return self._signed[0].key if self._signed is not None else None
 
 
 class HeartbeatRequest(_Strict):
@@ -263,11 +297,12 @@ class ResourceFilter(NodeFilter):
 
 class OneQuery(BaseModel):
     """GET /api/v1/nodes/{node_id}. `min_version`: an answer to a write gave it; the read waits, not for long,
-    until that write is visible."""
+    until that write is visible. `proof`: also what the node signed, for whoever wants to check it."""
 
     model_config = ConfigDict(strict=True, extra="forbid")
 
     min_version: Version | None = None
+    proof: bool = False
 
 
 class WatchQuery(ResourceFilter):
@@ -283,6 +318,7 @@ class ListQuery(NodeFilter):
     since: Annotated[str, Field(min_length=1, max_length=64)] | None = None
     offset: Whole = Field(0, ge=0, le=10_000_000)
     cursor: Annotated[str, Field(min_length=1, max_length=255, pattern=NODE_ID_PATTERN)] | None = None
+    proof: bool = False
 
 
 class DiscoverQuery(ResourceFilter):
@@ -297,6 +333,7 @@ class DiscoverQuery(ResourceFilter):
     prefer_region: Text | None = None
     sort: Literal["latency", "load", "free_vram", "vram", "ram", "node_id"] | None = None
     explain: bool = False
+    proof: bool = False
     node_id: Annotated[str, Field(min_length=1, max_length=255)] | None = None
 
     @cached_property

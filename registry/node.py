@@ -13,6 +13,7 @@ from typing import Any
 import orjson
 
 from federation.record import Record as Versioned
+from federation.signed import Proof, claimed, join, spec_of, split
 from federation.writes import Token
 from registry.capabilities import nested, normalise
 from registry.errors import ApiError
@@ -109,6 +110,8 @@ class Record:
     registration_epoch: int = field(default=0, compare=False)
     # What `encode_spec` gives, where it was read from that.
     kept: bytes | None = field(default=None, compare=False, repr=False)
+    # What the node signed, and its counter; of one that was read it is in `kept`.
+    proof: tuple[Proof, int] | None = field(default=None, compare=False, repr=False)
 
     @property
     def reported(self) -> str | None:
@@ -127,13 +130,14 @@ class Record:
         return max(self.last_registration_ms, self.intent.at_ms)
 
     def encode_spec(self) -> bytes:
-        """The payload of its registration."""
-        return _encoded(
+        """The payload of its registration: JSON, and where the node signed it a line feed and the proof."""
+        told = _encoded(
             [
                 self.spec, self.fingerprint, self.observed_ip, self.registered_at_ms, self.last_registration_ms,
                 self.key_hash,
             ]
         )  # fmt: skip
+        return told if self.proof is None else join(told, *self.proof)
 
     @classmethod
     def of(cls, record: Versioned) -> "Record | None":
@@ -143,7 +147,7 @@ class Record:
         if not record.exists or spec is None or not record.key.startswith(NODE_PREFIX):
             return None
         try:
-            what, fingerprint, observed_ip, registered_ms, last_ms, key_hash = orjson.loads(spec.payload)
+            what, fingerprint, observed_ip, registered_ms, last_ms, key_hash = orjson.loads(split(spec.payload)[0])
             times = registered_ms, last_ms
             if not (_is_node(record, what) and _are(str, [fingerprint, observed_ip]) and all(map(_is_time, times))):
                 return None
@@ -270,6 +274,7 @@ def registered(stored: Record | None, node_id: str, request: RegisterRequest, or
         "last_registration_ms": now_ms,
         "word": Word(reported=request.status),
         "kept": None,
+        "proof": (request.proof, request.document.counter) if request.proof and request.document else None,
     }
     if stored is None:
         return Record(node_id=node_id, registered_at_ms=now_ms, **fields)
@@ -309,7 +314,7 @@ def patched(intent: Intent, patch: PatchRequest, now_ms: int) -> Intent:
     )
 
 
-def shown(record: Record) -> dict[str, Json]:
+def shown(record: Record, signing_key: bytes | None = None) -> dict[str, Json]:
     """The node as list, get and discover show it, but for what changes with every heartbeat."""
     spec = record.spec
     flat = spec["capabilities"]
@@ -333,6 +338,7 @@ def shown(record: Record) -> dict[str, Json]:
         "registered_at": first,
         "updated_at": updated,
         "home_registry": record.home_registry,
+        "signing_key": None if signing_key is None else base64.b64encode(signing_key).decode(),
         "endpoints": spec["endpoints"],
         "capabilities": flat,
         "metadata": {
@@ -346,12 +352,14 @@ def shown(record: Record) -> dict[str, Json]:
 
 def rendered(node_id: str, registration: bytes, intent: Intent, home_registry: str) -> bytes:
     """JSON of what `shown` says, without its closing brace, of a registration that `Record.of` has taken."""
-    spec, fingerprint, observed_ip, registered_at_ms, last_registration_ms, _ = orjson.loads(registration)
+    told, _ = split(registration)
+    spec, fingerprint, observed_ip, registered_at_ms, last_registration_ms, _ = orjson.loads(told)
     record = Record(
         node_id, spec, fingerprint, observed_ip, home_registry, registered_at_ms, last_registration_ms, intent=intent
     )
     # A copy: orjson hands out its own oversized buffer, and this is kept for long.
-    return bytes(memoryview(orjson.dumps(shown(record)))[:-1])
+    signed = claimed(registration)
+    return bytes(memoryview(orjson.dumps(shown(record, signed[0] if signed else None)))[:-1])
 
 
 def iso(at_ms: int) -> str:
@@ -378,6 +386,8 @@ def said_by(request: RegisterRequest, name: str) -> str | None:
 
 
 def _spec(request: RegisterRequest, node_id: str, origin: Origin) -> dict[str, Json]:
+    if request.document is not None:
+        return spec_of(request.document, canonical_region(origin.region, origin.aliases))
     raw = request.capabilities.model_dump(exclude_unset=True) if request.capabilities else {}
     beside = request.model_dump(exclude_unset=True, exclude=_NOT_CAPABILITIES)
     raw.update((key, value) for key, value in beside.items() if key not in raw)

@@ -30,12 +30,14 @@ from registry.http.door import Door
 from registry.http.server import Runner
 from registry.lifecycle import Transition
 from registry.metrics import Metrics
+from registry.node import node_key
 from registry.ports import Store
 from registry.region import Membership, Region
 from registry.service import Place, Registry
 from registry.settings import ADMIN_KEY_HASH, Assignment, Settings
 from registry.store import RedisStore
 from registry.tls import certificates, keep_watching, log
+from registry.verifying import verify_for_ever
 from registry.writer import Writer
 
 DRAIN_S = 2.0  # of the 5 s that a stop may take; a frozen store holds a call for less
@@ -91,6 +93,7 @@ async def _serve(
     shown = certificates(settings)
     metrics.watch_certificates(shown, log if announce else None)  # one of the workers says it for all
     feed.subscribe(lambda transition: _note(transition, metrics))
+    directory.signatures.on_fault = lambda *fault: _alert(region, *fault)
     kept = {} if settings.admin_key is not None else {ADMIN_KEY_HASH: job.admin_hash}
     follower = Follower(store, directory, settings.windows, clock, kept, alone=not job.address)
     region = Region(
@@ -128,7 +131,8 @@ async def _serve(
         region.serving = True
     if announce:
         print(f"{settings.identity}: listening on {settings.url(job.port)}", flush=True)
-    failed = (asyncio.create_task(follower.failed()), asyncio.create_task(region.failed()), enforcing)
+    forever = (follower.failed(), region.failed(), verify_for_ever(directory))
+    failed = [*(asyncio.create_task(each) for each in forever), enforcing]
     try:
         await asyncio.wait({stopped, *failed}, return_when=asyncio.FIRST_COMPLETED)
         for task in failed:
@@ -144,6 +148,16 @@ async def _serve(
         await runner.cleanup()
         await forwarder.close()
         await follower.stop()
+
+
+def _alert(region: Region, code: str, node_id: str, detail: str) -> None:
+    """Tell of a node whose registration is not its own, and who wrote it. Of several workers each finds out for
+    itself; the one that writes tells."""
+    writer = region.writer
+    record = writer.engine.replica.get(node_key(node_id)) if writer is not None else None
+    if writer is not None:
+        origin = record.spec.origin if record is not None and record.spec is not None else None
+        writer.alert(code, f"{node_id}, written by {origin}: {detail}", origin)
 
 
 def _attend(writer: Writer, registry: Registry, region: Region, settings: Settings, port: int) -> None:

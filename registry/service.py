@@ -10,8 +10,9 @@ from typing import Any, Protocol
 import orjson
 
 from federation.record import KEY_PREFIX
+from federation.signed import incarnation_of
 from federation.writes import Token
-from registry import measurements
+from registry import measurements, signing
 from registry.admission import Admission, Asker, beat_refused, identities_of
 from registry.allowlist import UNLISTED
 from registry.audit import Audit
@@ -132,6 +133,7 @@ class Registry:
     async def register(self, who: Principal, request: RegisterRequest, observed_ip: str) -> bytes:
         """Register or register again; the answer's JSON."""
         writer = self.ready_writer()
+        signing.proven(request)
         fingerprint = fingerprint_of(request, observed_ip)
         asked = request.node_id or who.node_id
         for attempt in count():
@@ -140,14 +142,20 @@ class Registry:
             if asked is not None or stored is None or stored.fingerprint == fingerprint:
                 break  # else another machine of that name has these eight digits
         key = await self._admit(who, node_id, stored, request, observed_ip)
+        held = writer.engine.replica.get(node_key(node_id))
+        signing.require_key(request, held if stored is not None else None, is_admin=who.kind == "admin")
         record = registered(stored, node_id, request, self._origin(observed_ip, identities_of(who)))
         if key is not None:
             record = admitted(replace(record, key_hash=key[1]), who.key_id if who.kind == "join" else None)
+        incarnation = _incarnation(record, request.signing_key)
+        token = signing.token_for(parse_token(request.token), incarnation)
         noted = self._note("node.registered", who, node_id) if stored is None else None
         try:
             beat = self._metrics_of(node_id), self._clock.wall_ms()
+            self.directory.signatures.vouch(record)
+            anew = signing.begins_anew(held, incarnation)
             with self.auth.use.admission(who if key is not None else ANYONE):
-                made = await writer.register(record, _incarnation(record), parse_token(request.token), beat)
+                made = await writer.register(record, incarnation, token, beat, anew=anew)
             self.directory.beat(node_id, *beat, self._clock.monotonic(), now_ms=beat[1])
         except StoreUnavailable:
             if key is not None and key[0] is not None:  # else its caller has the key, and may have the node elsewhere
@@ -248,6 +256,7 @@ class Registry:
         writer = self._role.writer
         return (
             entry.owner.is_us
+            and not entry.must_register
             and (writer is None or entry.node_id not in writer.unconfirmed)
             and entry.word.liveness == "online"
             and (beat.token is None or beat.token == entry.token)
@@ -260,9 +269,13 @@ class Registry:
         node = writer.node(node_id)
         if node is None:
             raise no_such_node(node_id)
+        if entry is not None and entry.must_register:
+            raise ApiError("no_such_node", f"What is held of {node_id} is not what it signed last; register it again.")
         token = parse_token(beat.token)
         if replaced(node, beat.instance_id, token):
             raise instance_replaced(node_id)
+        if signing.is_losers(token, node.token):
+            raise signing.signing_key_differs(node_id, signed=True)
         entry = entry or self.directory.get(node_id)
         reported = node.reported
         if self._changes_report(reported, beat.status):
@@ -397,6 +410,11 @@ class Registry:
         )
 
 
-def _incarnation(record: Record) -> int:
-    """Of the record's key: two first registrations of one id are told apart, and ordered, by it."""
-    return int(record.key_hash[:16], 16) >> 1 if record.key_hash else record.incarnation
+def _incarnation(record: Record, signing_key: bytes | None) -> int:
+    """Of the node's signing key, or of the record's key: two first registrations of one id are told apart, and
+    ordered, by it."""
+    if signing_key is not None:
+        return incarnation_of(signing_key)
+    if record.key_hash:
+        return int(record.key_hash[:16], 16) >> 2
+    return 0 if signing.is_bound(record.incarnation) else record.incarnation

@@ -250,8 +250,11 @@ class Writer:
         if self._failing_since_s is not None:
             raise StoreUnavailable("down", "the last commit failed")
 
-    async def register(self, record: Record, incarnation: int, token: Token | None, beat: tuple[bytes, int]) -> Token:
-        """A node registers here; it counts as heard (`beat`: its measurements, and the wall clock). Its token."""
+    async def register(
+        self, record: Record, incarnation: int, token: Token | None, beat: tuple[bytes, int], *, anew: bool = False
+    ) -> Token:
+        """A node registers here; it counts as heard (`beat`: its measurements, and the wall clock). `anew`: in a life
+        of its own. Its token."""
         self.check()
         self._beats_due.append((node_key(record.node_id), *beat))
         made, effects = self.engine.register(
@@ -261,6 +264,7 @@ class Writer:
             incarnation=incarnation,
             judgement=record.word.encode(),
             token=token,
+            anew=anew,
         )
         await self._kept(effects)
         return made

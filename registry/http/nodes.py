@@ -1,6 +1,7 @@
 """Handlers of /api/v1/nodes: register, heartbeat, list, get, patch, deregister, discover."""
 
 import random
+from collections.abc import Sequence
 from functools import lru_cache
 
 import orjson
@@ -20,7 +21,6 @@ from registry.model import (
     ListQuery,
     OneQuery,
     PatchRequest,
-    RegisterRequest,
     check_shape,
     parse,
 )
@@ -28,6 +28,7 @@ from registry.names import canonical_region
 from registry.node import iso
 from registry.reservations import Reservations
 from registry.service import Registry
+from registry.signing import UNVERIFIED, parse_registration, proof_of
 
 
 class NodeHandlers:
@@ -56,7 +57,7 @@ class NodeHandlers:
         no_query(request)
         data = await read_json(request)
         check_shape(data)
-        body = parse(RegisterRequest, data)
+        body = parse_registration(data, self._registry.place.aliases)
         return answer(await self._registry.register(who, body, self._callers.address(request)))
 
     async def heartbeat(self, request: web.Request) -> web.Response:
@@ -78,11 +79,13 @@ class NodeHandlers:
     async def get(self, request: web.Request) -> web.Response:
         """GET /{node_id}."""
         who = self._callers.require_read(request)
-        await self._registry.seen(query_of(request, OneQuery).min_version)
+        query = query_of(request, OneQuery)
+        await self._registry.seen(query.min_version)
         self._reservations.expire()
         entry = self._registry.require(request.match_info["node_id"])
         self._callers.require_sight(who, entry)
-        return answer(entry.fragment() + b"}")
+        self._registry.directory.check(entry.node_id)
+        return answer(entry.fragment() + (_proof_piece(entry) if query.proof else b"") + b"}")
 
     async def delete(self, request: web.Request) -> web.Response:
         """DELETE /{node_id}."""
@@ -117,6 +120,7 @@ class NodeHandlers:
         page = in_order_of_ids(directory, found, query.limit + 1, query.cursor or "", query.offset)
         more = len(page) > query.limit
         page = page[: query.limit]
+        ends = self._ends(page, query.limit, proof=query.proof)
         tail = orjson.dumps(
             {
                 "total": found.total,
@@ -126,7 +130,7 @@ class NodeHandlers:
                 "next_cursor": page[-1].node_id if more else None,
             }
         )
-        return _listing(page, [b"}"] * len(page), tail[1:])
+        return _listing(page, [end + b"}" for end in ends], tail[1:])
 
     async def discover(self, request: web.Request) -> web.Response:
         """GET or POST /discover."""
@@ -158,15 +162,35 @@ class NodeHandlers:
             told = self._finder.explain(query, region, who.node_id)
             why = b',"explain":' + orjson.dumps(self._reservations.explained(told))
         tail = b'"total":%d,"query":%b,"as_of":"%b"%b}' % (found.total, query.echo, as_of, why)
-        return _listing(found.entries, [_latency_piece(*latency) for latency in found.latencies], tail)
+        ends = self._ends(found.entries, query.limit, proof=query.proof)
+        latencies = [_latency_piece(*latency) for latency in found.latencies]
+        return _listing(found.entries, [end + latency for end, latency in zip(ends, latencies, strict=True)], tail)
+
+    def _ends(self, entries: Sequence[Entry], limit: int, *, proof: bool) -> Sequence[bytes]:
+        """What follows in each node's JSON, where `proof` was asked for. Those that nobody has checked yet are next."""
+        for entry in entries:
+            if entry.signature == UNVERIFIED:
+                self._registry.directory.signatures.hurry(entry.node_id)
+        if not proof:
+            return [b""] * len(entries)
+        if limit > MOST_PROOFS:
+            raise invalid("query.limit", f"is at most {MOST_PROOFS} with proof")
+        return [_proof_piece(entry) for entry in entries]
 
     def _caller_region(self, node_id: str | None) -> str:
         entry = self._registry.directory.get(node_id) if node_id else None
         return entry.region if entry else canonical_region(self._registry.place.region, self._registry.place.aliases)
 
 
+MOST_PROOFS = 200  # in one answer: each has to be unpacked
 LOTS = 16  # as many answers to one question are kept, each with other nodes first among equals
 _DISCOVER_NAMES = frozenset(DiscoverQuestion.model_fields) | {"labels", "node_role", "node_type", "capabilities"}
+
+
+def _proof_piece(entry: Entry) -> bytes:
+    """What the node signed."""
+    proof = proof_of(entry.registration)
+    return b',"signed":' + (orjson.dumps(proof.to_json()) if proof is not None else b"null")
 
 
 @lru_cache(maxsize=4_096)

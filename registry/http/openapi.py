@@ -297,17 +297,19 @@ def _node() -> Json:
     names = [
         *("id", "node_id", "node_name", "role", "node_role", "node_type", "region", "hostname"),
         *("ip_address", "local_ip", "observed_ip", "status", "status_reason", "last_heartbeat"),
-        *("registered_at", "updated_at", "home_registry"),
+        *("registered_at", "updated_at", "home_registry", "signing_key"),
     ]
     never_null = {"id", "node_id", "node_name", "role", "node_role", "region", "status", "registered_at"}
     text = {name: {"type": "string" if name in never_null else ["string", "null"]} for name in names}
     return {
         "type": "object",
-        "required": [*names, "status_age_s", "labels", "endpoints", "capabilities", "metrics", "metadata"],
+        "required": [*names, "status_age_s", "signature", "labels", "endpoints", "capabilities", "metrics", "metadata"],
         "properties": {
             **text,
             "status_age_s": {"type": ["integer", "null"], "minimum": 0},
             "reserved_slots": {"type": "integer", "minimum": 1},
+            "signature": {"enum": ["verified", "unverified", "invalid", None]},
+            "signed": {"anyOf": [{"$ref": "#/components/schemas/Signed"}, {"type": "null"}]},
             "labels": {"type": "array", "items": {"type": "string"}},
             "endpoints": _OBJECT,
             "capabilities": _OBJECT,

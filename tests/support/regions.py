@@ -27,10 +27,11 @@ from registry.directory import Directory
 from registry.follower import Follower
 from registry.keys import Principal
 from registry.lifecycle import Windows
-from registry.model import HeartbeatRequest, PatchRequest, RegisterRequest, parse
+from registry.model import HeartbeatRequest, PatchRequest, parse
 from registry.ports import AuditBatch, Put, Store, StoreUnavailable
 from registry.region import Membership, Region
 from registry.service import Place, Registry
+from registry.signing import parse_registration
 from registry.store import RedisStore
 from registry.stored import unpack_meta, unpack_record
 from registry.writer import Writer
@@ -249,7 +250,7 @@ class Worker:
 
     async def register(self, node_id: str | None = None, who: Principal = ADMIN, **report: Any) -> dict[str, Any]:
         """The answer to a registration."""
-        request = parse(RegisterRequest, {**report, **({"node_id": node_id} if node_id else {})})
+        request = parse_registration({**report, **({"node_id": node_id} if node_id else {})}, {})
         answer: dict[str, Any] = orjson.loads(await self.registry.register(who, request, "192.0.2.7"))
         return answer
 

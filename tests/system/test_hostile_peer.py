@@ -10,6 +10,7 @@ from random import Random
 from typing import Any
 
 import aiohttp
+import orjson
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -18,7 +19,9 @@ from federation.handshake import Identity
 from federation.links import Links
 from federation.messages import Entry, Hello, Message, Push, Segment, Watermark, Watermarks
 from federation.record import Item, Section, SectionKind
+from federation.signed import Proof, incarnation_of, join, read, spec_of
 from tests.support.live import Process, session, until
+from tests.support.signing import body
 
 SECRET = "a secret of the federation, long enough"
 NODES, FEDERATION = "/api/v1/nodes", "/api/v1/federation"
@@ -73,6 +76,13 @@ class Evil:
             section = Section(hlc_of(self.now_ms + ahead_ms), self.name, 0, payload, self.generation, self._seq)
             entries.append(Entry(self._seq, Item(key, life, 0, kind, section)))
         self._send(peer, Segment((self.name, self.generation), after, self._seq, tuple(entries)))
+
+    def alter(self, peer: str, key: str, payload: bytes, incarnation: int) -> None:
+        """Write a node of another, later than everybody."""
+        self._seq += 1
+        section = Section(hlc_of(self.now_ms + 5_000), self.name, 0, payload, self.generation, self._seq)
+        entry = Entry(self._seq, Item(key, 1, incarnation, SPEC, section))
+        self._send(peer, Segment((self.name, self.generation), self._seq - 1, self._seq, (entry,)))
 
     def forge(self, peer: str, generation: int) -> None:
         """Say what another registry has written, which it has not."""
@@ -210,6 +220,52 @@ async def test_what_it_sends_is_refused_or_held_and_the_healthy_notice_nothing(
         async with us.get(NODES, params={"limit": 1000}) as answer:
             ids = {node["node_id"] for node in (await answer.json())["nodes"]}
         assert not ids & {"junk", "odd", "next-year", "forged"}
+
+
+async def test_a_signed_node_that_it_alters_is_found_everywhere_and_mended_by_the_node(
+    regions: tuple[Process, Process], eu: aiohttp.ClientSession
+) -> None:
+    async with eu.post(f"{NODES}/register", json=body("signed", counter=1)) as answer:
+        assert answer.status == 200, await answer.text()
+        token = (await answer.json())["token"]
+
+    async def signature(client: aiohttp.ClientSession) -> Any:
+        async with client.get(f"{NODES}/signed") as answer:
+            return (await answer.json()).get("signature") if answer.status == 200 else None
+
+    async with evil(regions[0].url) as peer, session(regions[1].url) as us:
+
+        async def verified_there() -> bool:
+            return await signature(us) == "verified"
+
+        await until(verified_there)
+        await linked(peer)
+        async with us.get(f"{NODES}/signed", params={"proof": 1}) as answer:
+            shown = await answer.json()
+        made = Proof.of_json(shown["signed"])
+        told = orjson.dumps([spec_of(read(made.document), "eu"), "", "192.0.2.1", 1, 1, None])
+        altered = join(told.replace(b"11434", b"6666"), made, 1)
+        peer.alter("eu", "n:signed", told, 0)  # unsigned, and later: less than what is signed
+        peer.alter("eu", "n:signed", altered, incarnation_of(made.key))
+
+        async def forged_everywhere() -> bool:
+            return [await signature(client) for client in (eu, us)] == ["invalid", "invalid"]
+
+        await until(forged_everywhere)
+        for client in (eu, us):
+            told_of = await alerted(client, "signature_invalid")
+            assert (told_of["peer"], "signed" in told_of["detail"]) == ("evil", True)
+            async with client.get(f"{NODES}/discover", params={"status": "any", "limit": 1000}) as answer:
+                assert "signed" not in {node["node_id"] for node in (await answer.json())["nodes"]}
+
+        beat = {"node_id": "signed", "token": token}
+        async with eu.post(f"{NODES}/heartbeat", json=beat) as answer:
+            assert answer.status == 404  # the agent registers again
+        async with eu.post(f"{NODES}/register", json={**body("signed", counter=2), "token": token}) as answer:
+            assert (await answer.json())["signature"] == "verified"
+        await until(verified_there)
+        async with us.get(f"{NODES}/signed") as answer:
+            assert (await answer.json())["endpoints"] == {"ollama": "http://198.51.100.7:11434"}
 
 
 async def test_who_has_another_secret_is_shown_with_what_to_do(

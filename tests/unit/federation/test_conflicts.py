@@ -1,5 +1,8 @@
 """What counts as a conflict: a write that lost to one made without knowing of it."""
 
+import pytest
+
+from federation.signed import SIGNED_BY_KEY
 from federation.writes import Token
 from tests.support.fabric import Fabric
 
@@ -53,3 +56,25 @@ def test_two_first_registrations_of_one_id_are_one() -> None:
     registered(fabric, "b", incarnation=2)
     fabric.run(3)
     assert conflicts(fabric) == 1
+
+
+@pytest.mark.parametrize("first", "ab")
+@pytest.mark.parametrize("later_s", [0, 40])
+def test_of_two_keys_that_claim_one_id_apart_time_chooses_neither(first: str, later_s: int) -> None:
+    """Whoever registers first, and however much later the other does: the greater incarnation has it."""
+    fabric = two_linked()
+    fabric.unlink("a", "b")
+    incarnations = {"a": SIGNED_BY_KEY + 5, "b": SIGNED_BY_KEY + 9}
+    other = "b" if first == "a" else "a"
+    registered(fabric, first, incarnations[first])
+    fabric.run(1 + later_s)
+    registered(fabric, other, incarnations[other])
+    registered(fabric, other, incarnations[other])
+    fabric.link("a", "b")
+    fabric.run(5)
+    assert fabric.equal()
+    for engine in fabric.engines.values():
+        record = engine.replica.get("n:x")
+        assert record is not None
+        assert record.spec is not None
+        assert (record.incarnation, record.spec.payload) == (incarnations["b"], b"b")

@@ -343,3 +343,31 @@ def assert_above(before: tuple[Section | None, ...], after: tuple[Section | None
 
 TestCausality = Causality.TestCase
 TestCausality.settings = settings(stateful_step_count=25)
+
+
+# A life of its own
+
+
+def test_a_registration_anew_begins_a_life_and_keeps_what_operators_want() -> None:
+    writes = writing(LIVING, OURS)
+    writes.amend("n:a", b"maintenance", NOW)
+    token = writes.register("n:a", b"signed", NOW, incarnation=2, judgement=b"online", token=None, anew=True)
+    record = record_of(writes)
+    assert (token.life, token.incarnation) == (record.life, record.incarnation) == (5, 2)
+    assert record.spec is not None
+    assert record.intent is not None
+    assert record.judgement is not None
+    assert (record.spec.payload, record.intent.payload, record.judgement.origin) == (b"signed", b"maintenance", "me")
+    assert record.birth == record.spec.dot
+
+
+def test_a_registration_anew_of_what_is_not_there_is_a_first_one() -> None:
+    for held, lives in (((), (1, 7)), ((TOMBSTONE,), (5, 7))):
+        token = writing(*held).register("n:a", b"", NOW, incarnation=7, judgement=b"", token=None, anew=True)
+        assert (token.life, token.incarnation) == lives
+
+
+def test_a_registration_anew_stands_above_a_token_of_the_life_before() -> None:
+    brought = Token(3, 9, FUTURE)
+    token = writing(LIVING).register("n:a", b"", NOW, incarnation=2, judgement=b"", token=brought, anew=True)
+    assert (token.life, token.incarnation) == (5, 2)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from registry import ranking
 from registry.directory import Directory
-from registry.discovery import ORDER_FRESH_S, Finder, filters_of, in_order_of_ids, matching, preferred_region
+from registry.discovery import GENUINE, ORDER_FRESH_S, Finder, filters_of, in_order_of_ids, matching, preferred_region
 from registry.lifecycle import Windows
 from registry.model import DiscoverQuery, parse
 from registry.names import canonical_region, parse_model
@@ -485,5 +485,5 @@ def test_the_kept_order_is_one_questions_and_one_regions() -> None:
     assert finder.discover(ask(capability="inference"), "other", "eu", 0.0).entries[0].node_id == "bare"
 
 
-def test_no_filter_is_no_work() -> None:
-    assert filters_of(ask(status="any"), "online", ALIASES) == []
+def test_no_filter_is_no_work_but_what_is_forged_is_left_out() -> None:
+    assert filters_of(ask(status="any"), "online", ALIASES) == [GENUINE]

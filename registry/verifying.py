@@ -1,0 +1,18 @@
+"""Checks other registries' signed registrations beside everything else, so many a second and no more."""
+
+import asyncio
+
+from registry.directory import Directory
+
+AT_ONCE = 2  # a third of a millisecond each: no request waits longer for it
+BUSY_S = 0.01  # 200 a second: a few per cent of a core, while there are any
+IDLE_S = 0.2
+
+
+async def verify_for_ever(directory: Directory) -> None:
+    """Check what waits, for ever."""
+    while True:
+        busy = False
+        for _ in range(AT_ONCE):
+            busy = directory.check_next()
+        await asyncio.sleep(BUSY_S if busy else IDLE_S)
