@@ -22,7 +22,7 @@ Json = Any
 
 FORMAT = 1  # of the document, and of what `spec_of` makes of it
 KEY_BYTES, SIGNATURE_BYTES = 32, 64
-MAX_DOCUMENT_BYTES = 262_144  # as long as a request may be
+MAX_DOCUMENT_BYTES = 200_000  # what fits in a request; the largest report is 160 KiB
 SIGNED_BY_KEY = 1 << 62  # incarnations from here on are of a signing key
 _MAX_COUNTER = 2**63 - 1
 _TEXTS = ("node_name", "role", "node_type", "region", "hostname", "ip_address", "local_ip", "instance_id")

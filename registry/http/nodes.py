@@ -117,20 +117,20 @@ class NodeHandlers:
         self._reservations.expire()
         directory = self._registry.directory
         found = matching(directory.columns, filters_of(query, "any", self._registry.place.aliases))
-        page = in_order_of_ids(directory, found, query.limit + 1, query.cursor or "", query.offset)
-        more = len(page) > query.limit
-        page = page[: query.limit]
-        ends = self._ends(page, query.limit, proof=query.proof)
+        most = min(query.limit, MOST_PROOFS) if query.proof else query.limit
+        page = in_order_of_ids(directory, found, most + 1, query.cursor or "", query.offset)
+        more = len(page) > most
+        page = page[:most]
         tail = orjson.dumps(
             {
                 "total": found.total,
-                "limit": query.limit,
+                "limit": most,
                 "offset": query.offset,
                 "since": since,
                 "next_cursor": page[-1].node_id if more else None,
             }
         )
-        return _listing(page, [end + b"}" for end in ends], tail[1:])
+        return _listing(page, [end + b"}" for end in self._ends(page, proof=query.proof)], tail[1:])
 
     async def discover(self, request: web.Request) -> web.Response:
         """GET or POST /discover."""
@@ -162,19 +162,17 @@ class NodeHandlers:
             told = self._finder.explain(query, region, who.node_id)
             why = b',"explain":' + orjson.dumps(self._reservations.explained(told))
         tail = b'"total":%d,"query":%b,"as_of":"%b"%b}' % (found.total, query.echo, as_of, why)
-        ends = self._ends(found.entries, query.limit, proof=query.proof)
-        latencies = [_latency_piece(*latency) for latency in found.latencies]
-        return _listing(found.entries, [end + latency for end, latency in zip(ends, latencies, strict=True)], tail)
+        entries = found.entries[:MOST_PROOFS] if query.proof else found.entries
+        ends = zip(self._ends(entries, proof=query.proof), found.latencies, strict=False)
+        return _listing(entries, [end + _latency_piece(*latency) for end, latency in ends], tail)
 
-    def _ends(self, entries: Sequence[Entry], limit: int, *, proof: bool) -> Sequence[bytes]:
+    def _ends(self, entries: Sequence[Entry], *, proof: bool) -> Sequence[bytes]:
         """What follows in each node's JSON, where `proof` was asked for. Those that nobody has checked yet are next."""
         for entry in entries:
             if entry.signature == UNVERIFIED:
                 self._registry.directory.signatures.hurry(entry.node_id)
         if not proof:
             return [b""] * len(entries)
-        if limit > MOST_PROOFS:
-            raise invalid("query.limit", f"is at most {MOST_PROOFS} with proof")
         return [_proof_piece(entry) for entry in entries]
 
     def _caller_region(self, node_id: str | None) -> str:

@@ -194,18 +194,18 @@ def _question(model: Json) -> Json:
     def lenient(schema: Json) -> Json:
         forms = [schema, {"enum": ["", None]}]
         if schema.get("type") == "array":
-            forms.insert(1, {"type": "string", **_comma_separated(schema["items"])})
+            forms.insert(1, {"type": "string", **_comma_separated(schema["items"], schema["maxItems"])})
         return {"anyOf": forms}
 
     fields = {name: lenient(schema) for name, schema in model["properties"].items()}
     return {**model, "properties": fields, "additionalProperties": True}
 
 
-def _comma_separated(item: Json) -> Json:
+def _comma_separated(item: Json, most: int) -> Json:
     if "enum" not in item:
         return {key: item[key] for key in ("maxLength", "pattern")}
     one = f"({'|'.join(item['enum'])})"
-    return {"pattern": f"^{one}(,{one})*$"}
+    return {"pattern": f"^{one}(,{one}){{0,{most - 1}}}$"}
 
 
 def page(version: str) -> str:
