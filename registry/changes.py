@@ -13,7 +13,7 @@ from itertools import islice
 import orjson
 
 from registry.directory import Directory, Entry
-from registry.discovery import ByNumber, Filter, Matching, admits, in_order_of_ids, matching, rows_of
+from registry.discovery import ByNumber, Filter, Matching, admits, in_order_of_ids, matching
 
 KEPT = 20_000  # changes; at 500 a second what a watcher may miss in forty seconds
 SNAPSHOT_NODES, SNAPSHOT_BYTES = 100, 2**18  # at most in one event, but for one node that is larger
@@ -148,8 +148,7 @@ class Audience:
         return self._members
 
     def _entries(self, found: Matching) -> Iterable[Entry]:
-        rows = found.rows if found.rows is not None else rows_of(self._directory.columns, found.classes)
-        return map(self._directory.at, rows.tolist())
+        return map(self._directory.at, found.rows().tolist())
 
 
 def upsert(entry: Entry, cursor: str) -> bytes:

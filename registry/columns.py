@@ -2,12 +2,13 @@
 
 Nodes that are alike in everything that is no number (status, region, role, type, home, labels, capabilities,
 models) are of one *class*, and a fleet has few of those. A filter on such a thing is decided for each class and
-spread over the rows by one gather; numbers are compared row by row, in the array. Names among labels,
-capabilities and models are found by an inverted index over the distinct sets of them.
+spread over the rows by one gather, which is kept for the next question (spread.py); numbers are compared row by row,
+in the array. Names among labels, capabilities and models are found by an inverted index over the distinct sets of
+them.
 
 Every change costs the same whatever there is already, and every question a few passes over arrays: nothing is
-rebuilt for a write, and no question can be made slow by what it asks for. Memory: 64 bytes a row, and what the
-distinct classes and sets take.
+rebuilt for a write, and no question can be made slow by what it asks for. Memory: 64 bytes a row, as much again of
+spreads, and what the distinct classes and sets take.
 """
 
 import math
@@ -19,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from registry.latency import Vectors
+from registry.spread import Spread
 
 Mask = NDArray[np.bool_]
 Floats = NDArray[np.float32]
@@ -126,6 +128,9 @@ class _Sets:
             held &= found
         return held
 
+    def knows(self, names: Iterable[Hashable]) -> bool:
+        return all(name in self._postings for name in names)
+
     def renumbered(self) -> NDArray[np.intp] | None:
         """Forget dead sets, when most are: the new number by the old one. None: not yet."""
         dead = self._next - len(self._ids)
@@ -154,6 +159,7 @@ class Columns:
         self.held = np.zeros(FEW_ROWS, np.float32)  # the share of the node that callers hold
         self.heard_s = np.zeros(FEW_ROWS, np.float64)  # monotonic, of the last heartbeat
         self.vectors = Vectors(FEW_ROWS)
+        self._spread = Spread()
         self.said_seq = np.zeros(FEW_ROWS, np.int64)  # the position of the word on it, in its home's chain
         self._free_rows: list[int] = []
         self._classes: dict[Kind, int] = {}
@@ -181,6 +187,7 @@ class Columns:
         """The node is no more."""
         self._leave(int(self.class_of[row]))
         self.class_of[row] = 0
+        self._spread.moved(row)
         for column in self.numbers.values():
             column[row] = _UNKNOWN
         self.base[row], self.settled_load[row], self.held[row] = 0, _UNKNOWN, 0
@@ -197,6 +204,7 @@ class Columns:
             after = self._new_class(kind)
         self.count[after] += 1
         self.class_of[row] = after
+        self._spread.moved(row)
         self._leave(before)
 
     def describe(self, row: int, vram_gb: float | None, ram_gb: float | None, cpu_cores: float | None) -> None:
@@ -227,20 +235,35 @@ class Columns:
         """Classes in use have numbers below."""
         return len(self._kinds)
 
-    def everything(self) -> Mask:
-        """Every class that has a node."""
-        return self.count[: self.classes] > 0
-
     def among(self, field: str, values: Iterable[Hashable]) -> Mask:
         """Classes whose field is one of these values."""
         chosen = np.zeros(len(self._codes[field]) + 1, np.bool_)
         chosen[self._codes[field].of(values)] = True
-        return chosen.take(self._plain[field][: self.classes])
+        return self._somebodys(chosen.take(self._plain[field][: self.classes]))
 
     def holding(self, field: str, names: Iterable[Hashable]) -> Mask:
         """Classes whose set has all of these names."""
         held = self._sets[field].holding(names)
-        return held.take(self._set_of[field][: self.classes]) if len(held) else np.zeros(self.classes, np.bool_)
+        if not len(held):
+            return np.zeros(self.classes, np.bool_)
+        return self._somebodys(held.take(self._set_of[field][: self.classes]))
+
+    def knows_one(self, field: str, values: Iterable[Hashable]) -> bool:
+        """Whether a node has one of these values, at all."""
+        return bool(self._codes[field].of(values))
+
+    def knows_all(self, field: str, names: Iterable[Hashable]) -> bool:
+        """Whether each of these names is in a set of some node; or was, not long ago."""
+        return self._sets[field].knows(names)
+
+    def nodes(self) -> Mask:
+        """The rows that nodes have; not to be written to."""
+        found: Mask = self.spread("nodes", lambda: self.count[: self.classes] > 0)
+        return found
+
+    def spread(self, key: Hashable, by_class: Callable[[], Any]) -> Any:
+        """What classes have, for all rows; not to be written to. See Spread.of."""
+        return self._spread.of(key, by_class, self.class_of)[: self.size]
 
     def table(self, field: str, number: Callable[[Any], float], otherwise: float, dtype: Any = np.float32) -> Any:
         """The number that each value of a field stands for, as `by_class` and `by_row` take it; `otherwise`: of what
@@ -277,6 +300,10 @@ class Columns:
         return {value: int(sums[code]) for value, code in self._codes[field].items()}
 
     # parts
+
+    def _somebodys(self, classes: Mask) -> Mask:
+        classes[0] = False
+        return classes
 
     def _new_class(self, kind: Kind) -> int:
         if self._free_classes:

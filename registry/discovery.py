@@ -1,7 +1,7 @@
 """Find and rank: which nodes hold every filter, and in what order they are offered. Pure."""
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, NamedTuple
@@ -19,8 +19,8 @@ from registry.ranking import Rows
 CACHE_SIZE = 512
 ORDER_FRESH_S = 1.0  # load changes with every heartbeat; an order this old is still a good one
 _NOTHING_KNOWN = np.empty(0, np.float32)
-_NONE, _ONE, _NOBODY = np.float32(0), np.float32(1), np.float32(np.inf)
-_SPARSE = 8  # below one row in so many, rows are listed before their numbers are looked at
+_NONE, _ONE, _MOST = np.float32(0), np.float32(1), np.float32(ranking.MOST_GB)
+_SPARSE = 16  # below one row in so many, rows are listed before they are compared
 _SORT_AT_ONCE = 2_000  # ids; of more than these some thousands are looked through in order instead
 
 
@@ -34,8 +34,17 @@ class ByClass(NamedTuple):
     whole: bool
 
     def holds(self, columns: Columns) -> Mask:
-        """Which classes pass."""
+        """Which rows pass; not to be written to."""
+        found: Mask = columns.spread(self, lambda: self._classes(columns))
+        return found
+
+    def _classes(self, columns: Columns) -> Mask:
         return columns.among(self.field, self.wanted) if self.whole else columns.holding(self.field, self.wanted)
+
+    def is_vain(self, columns: Columns) -> bool:
+        """Whether nobody has what is asked for: not worth keeping."""
+        knows = columns.knows_one if self.whole else columns.knows_all
+        return not knows(self.field, self.wanted)
 
     def admits(self, kind: Kind) -> bool:
         """Whether one class passes."""
@@ -51,8 +60,9 @@ class ByNumber(NamedTuple):
     bound: float
     at_most: bool = False
 
-    def holds(self, values: Floats) -> Mask:
-        """Which of these values pass."""
+    def holds(self, columns: Columns) -> Mask:
+        """Which rows pass."""
+        values = columns.numbers[self.column][: columns.size]
         return values <= self.bound if self.at_most else values >= self.bound
 
     def admits(self, value: float) -> bool:
@@ -67,11 +77,14 @@ GENUINE = ByClass("signature", "forged", frozenset({False}), whole=True)
 
 @dataclass(frozen=True, slots=True)
 class Matching:
-    """Nodes that hold every filter: of `classes`, and of those, where numbers were asked for, `rows`."""
+    """Nodes that hold every filter: whether each row is of one, not to be written to, and how many there are."""
 
-    classes: Mask
-    rows: Rows | None
+    holds: Mask
     total: int
+
+    def rows(self) -> Rows:
+        """Their rows, ascending."""
+        return np.flatnonzero(self.holds)
 
 
 class Latency(NamedTuple):
@@ -79,6 +92,9 @@ class Latency(NamedTuple):
 
     ms: float | None = None
     source: str | None = None
+
+
+_UNKNOWN = Latency()
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,52 +167,32 @@ def _resources(query: ResourceFilter) -> Iterator[Filter]:
 
 def matching(columns: Columns, filters: Iterable[Filter]) -> Matching:
     """The nodes that hold all of them."""
-    classes = columns.everything()
-    numbers: list[ByNumber] = []
+    holds: Mask | None = None
+    owned = False  # what is spread is kept for others
     for each in filters:
-        if isinstance(each, ByClass):
-            classes &= each.holds(columns)
+        if isinstance(each, ByClass) and each.is_vain(columns):
+            return Matching(np.zeros(columns.size, np.bool_), 0)
+        passing = each.holds(columns)
+        if holds is None:
+            holds, owned = passing, isinstance(each, ByNumber)
         else:
-            numbers.append(each)
-    total = int(columns.count[: columns.classes].compress(classes).sum())
-    if not numbers or not total:
-        return Matching(classes, None, total)
-    size = columns.size
-    if total * _SPARSE < size:
-        rows = rows_of(columns, classes)
-        for each in numbers:
-            rows = rows.compress(each.holds(columns.numbers[each.column].take(rows)))
-    else:
-        mask = classes.take(columns.class_of[:size])
-        for each in numbers:
-            mask &= each.holds(columns.numbers[each.column][:size])
-        rows = np.flatnonzero(mask)
-    return Matching(classes, rows, len(rows))
-
-
-def rows_of(columns: Columns, classes: Mask) -> Rows:
-    """The rows of these classes."""
-    return np.flatnonzero(classes.take(columns.class_of[: columns.size]))
-
-
-def rows_matching(columns: Columns, found: Matching) -> Rows:
-    """The rows of the nodes that hold every filter, ascending."""
-    return found.rows if found.rows is not None else rows_of(columns, found.classes)
+            holds, owned = np.logical_and(holds, passing, out=holds if owned else None), True
+    if holds is None:
+        holds = columns.nodes()
+    return Matching(holds, int(np.count_nonzero(holds)))
 
 
 def left_out(columns: Columns, filters: Iterable[Filter]) -> dict[str, int]:
     """How many nodes each filter leaves out of those that the filters before it left in."""
-    mask = columns.everything().take(columns.class_of[: columns.size])
+    holds = columns.nodes()
+    before = int(np.count_nonzero(holds))
     found: dict[str, int] = {}
     for each in filters:
-        if isinstance(each, ByClass):
-            holds = each.holds(columns).take(columns.class_of[: columns.size])
-        else:
-            holds = each.holds(columns.numbers[each.column][: columns.size])
-        out = int(np.count_nonzero(mask & ~holds))
-        if out:
-            found[each.reason] = found.get(each.reason, 0) + out
-        mask &= holds
+        holds = holds & each.holds(columns)
+        left = int(np.count_nonzero(holds))
+        if left < before:
+            found[each.reason] = found.get(each.reason, 0) + before - left
+        before = left
     return found
 
 
@@ -224,19 +220,11 @@ def admits(columns: Columns, filters: Iterable[Filter], row: int) -> bool:
 def in_order_of_ids(directory: Directory, found: Matching, most: int, after: str = "", skip: int = 0) -> list[Entry]:
     """Some of them, by id: those after an id, from the `skip`th on. Of few all are sorted; of many the ids in order
     are looked through, among which they come often."""
-    columns = directory.columns
-    rows = found.rows
+    holds = found.holds
     if found.total <= _SORT_AT_ONCE:
-        listed = rows if rows is not None else rows_of(columns, found.classes)
-        entries = sorted(
-            (e for row in listed.tolist() if (e := directory.at(row)).node_id > after), key=lambda e: e.node_id
-        )
+        nodes = (directory.at(row) for row in found.rows().tolist())
+        entries = sorted((entry for entry in nodes if entry.node_id > after), key=lambda entry: entry.node_id)
         return entries[skip : skip + most]
-    if rows is None:
-        holds = found.classes.take(columns.class_of[: columns.size])
-    else:
-        holds = np.zeros(columns.size, np.bool_)
-        holds[rows] = True
     among = directory.after(after) if after else directory.entries()
     return list(islice((entry for entry in among if holds[entry.row]), skip, skip + most))
 
@@ -317,7 +305,7 @@ class Finder:
         beyond: frozenset[int] = frozenset()
         if query.max_latency_ms is not None:
             near, _ = self._near(query, caller_region, caller)
-            rows = rows_matching(columns, matching(columns, filters))
+            rows = matching(columns, filters).rows()
             _, shown = Distances(columns, near).to(rows)
             beyond = frozenset(rows.compress(shown > query.max_latency_ms).tolist())
             if beyond:
@@ -337,35 +325,28 @@ class Order:
 
     def __init__(self, directory: Directory, held: Matching, near: Near, query: DiscoverQuery, now: float) -> None:
         self._directory, self._columns, self._now = directory, directory.columns, now
-        self._classes, self.total = held.classes, held.total
-        columns, region = self._columns, near.region
-        dense = held.rows is None and held.total * _SPARSE >= columns.size
-        self._rows = None if dense else rows_matching(columns, held)  # None: every row there is
-        far_ms = ranking.ELSEWHERE_MS + (ranking.ANOTHER_REGION if query.prefer_region is not None else 0.0)
-        latency = columns.chosen("region", (region,), ranking.SAME_REGION_MS, far_ms)
-        self._latency: Floats = columns.by_class("region", latency)
-        worse = columns.chosen("status", ("online",), 0.0, ranking.NOT_ONLINE)
-        self._worse: Floats = columns.by_class("status", worse)
-        self._vouched = columns.table("home", lambda home: directory.vouched(*home), math.inf, np.float64)
-        lost = (self._vouched < 0).astype(np.float32) * np.float32(ranking.NOT_HEARD_OF)
-        if lost.any():
-            self._worse = self._worse + columns.by_class("home", lost)
+        self._held, self.total, self._region = held, held.total, near.region
+        dense = held.total * _SPARSE >= self._columns.size
+        self._rows = None if dense else held.rows()  # None: every row there is
+        self._preferred = query.prefer_region is not None
+        self._vouched = self._columns.table("home", lambda home: directory.vouched(*home), math.inf, np.float64)
+        self._lost = self._vouched < 0
         self._pairs, self._ranked, self._shown = near.pairs, _NOTHING_KNOWN, _NOTHING_KNOWN
         if near.vector or near.pairs:
-            self._ranked, self._shown = Distances(columns, near).to(self._rows)
+            self._ranked, self._shown = Distances(self._columns, near).to(self._rows)
             if query.max_latency_ms is not None:
                 self._leave_out_beyond(query.max_latency_ms)
 
-    def latencies(self, entries: Iterable[Entry]) -> list[Latency]:
+    def latencies(self, entries: Sequence[Entry]) -> list[Latency]:
         """How far nodes of the answer are."""
         if not len(self._shown):
-            return [Latency() for _ in entries]
+            return [_UNKNOWN] * len(entries)
         found = []
         for entry in entries:
             place = entry.row if self._rows is None else int(np.searchsorted(self._rows, entry.row))
             ms = float(self._shown[place])
             source = "measured" if entry.row in self._pairs else "estimated"
-            found.append(Latency(round(ms, 2), source) if ms == ms else Latency())
+            found.append(Latency(round(ms, 2), source) if ms == ms else _UNKNOWN)
         return found
 
     def best(self, sort: str | None, limit: int, seed: int) -> list[Entry]:
@@ -373,29 +354,30 @@ class Order:
         rows = self._rows
         costs = self._costs()
         keys = costs if sort is None else self._keys(sort)
-        windows = self._directory.windows
-        latest = ranking.most_silence_cost(windows.heartbeat_interval_s, windows.degraded_after_s)
-        width = ranking.EQUAL_MS if sort is None else 0.0
         places = ranking.best(
-            keys, costs, limit, seed, width,
-            lambda places: self._late(places if rows is None else rows.take(places)), latest,
+            keys, costs, limit, seed, ranking.EQUAL_MS if sort is None else 0.0,
+            lambda places: self._late(places if rows is None else rows.take(places)),
+            self._held.holds if rows is None else None,
         )  # fmt: skip
         chosen = places if rows is None else rows.take(places)
         return [self._directory.at(row) for row in chosen.tolist()]
 
     def by_id(self, limit: int) -> list[Entry]:
         """In the order of ids; those of a registry that cannot be heard of last."""
-        rows = self._rows if self._rows is not None else rows_of(self._columns, self._classes)
-        lost = self._spread(self._worse, rows) >= ranking.NOT_HEARD_OF
+        holds = self._held.holds
+        if self._rows is not None:  # fewer than hold the filters, where some were too far
+            holds = np.zeros(self._columns.size, np.bool_)
+            holds[self._rows] = True
+        lost = self._worse(None) >= ranking.NOT_HEARD_OF
         found: list[Entry] = []
-        for part in (rows.compress(~lost), rows.compress(lost)):
-            some = Matching(self._classes, part, len(part))
+        for part in (holds & ~lost, holds & lost):
+            some = Matching(part, int(np.count_nonzero(part)))
             found += in_order_of_ids(self._directory, some, most=limit - len(found)) if len(found) < limit else []
         return found
 
     def _leave_out_beyond(self, most_ms: float) -> None:
         """Leave out who is known to be farther away."""
-        rows = self._rows if self._rows is not None else rows_of(self._columns, self._classes)
+        rows = self._rows if self._rows is not None else self._held.rows()
         shown = self._shown if self._rows is not None else self._shown.take(rows)
         ranked = self._ranked if self._rows is not None else self._ranked.take(rows)
         near = ~(shown > most_ms)
@@ -403,57 +385,75 @@ class Order:
         self.total = len(self._rows)
 
     def _costs(self) -> Floats:
-        """The cost of each row; of every row there is, infinite for those that do not hold the filters."""
-        costs = self._spread(self._masked(self._latency + self._worse), self._rows)
-        base = self._columns.base
-        return self._measured(costs) + (base[: self._columns.size] if self._rows is None else base.take(self._rows))
+        """The cost of each row, but for its silence."""
+        costs: Floats = self._expected() + self._of_rows(self._columns.base)
+        return costs
 
-    def _masked(self, by_class: Floats) -> Floats:
-        return np.where(self._classes, by_class, _NOBODY) if self._rows is None else by_class
-
-    def _measured(self, costs: Floats) -> Floats:
-        """Costs with what is known of distances in place of what regions let expect."""
+    def _expected(self) -> Floats:
+        """What is worse in kind, and the latency: as far as it is known, else as regions let expect."""
+        worse = self._worse(self._preferred)
         if not len(self._ranked):
-            return costs
-        columns, rows = self._columns, self._rows
-        expected = np.minimum(self._latency, np.float32(ranking.ELSEWHERE_MS))
-        class_of = columns.class_of[: columns.size] if rows is None else columns.class_of.take(rows)
-        known: Floats = costs + np.where(np.isnan(self._ranked), _NONE, self._ranked - expected.take(class_of))
+            return worse
+        columns = self._columns
+        expected = self._of_rows(columns.spread(("latency", self._region), lambda: self._latency(preferred=False)))
+        known: Floats = worse + np.where(np.isnan(self._ranked), _NONE, self._ranked - expected)
         return known
+
+    def _latency(self, *, preferred: bool) -> Floats:
+        """What regions let expect, by class. `preferred`: the other ones come behind."""
+        far_ms = ranking.ELSEWHERE_MS + (ranking.ANOTHER_REGION if preferred else 0.0)
+        columns = self._columns
+        latency = columns.chosen("region", (self._region,), ranking.SAME_REGION_MS, far_ms)
+        found: Floats = columns.by_class("region", latency)
+        return found
+
+    def _worse(self, preferred: bool | None) -> Floats:
+        """What is worse in kind; with the latency that regions let expect, unless None is preferred."""
+        key = "worse", preferred is not None and self._region, preferred, self._lost.tobytes()
+        spread: Floats = self._of_rows(self._columns.spread(key, lambda: self._worse_by_class(preferred)))
+        return self._doubted(spread)
+
+    def _worse_by_class(self, preferred: bool | None) -> Floats:
+        columns = self._columns
+        status = columns.chosen("status", ("online",), 0.0, ranking.NOT_ONLINE)
+        lost = self._lost.astype(np.float32) * np.float32(ranking.NOT_HEARD_OF)
+        worse: Floats = columns.by_class("status", status) + columns.by_class("home", lost)
+        return worse if preferred is None else worse + self._latency(preferred=preferred)
+
+    def _doubted(self, spread: Floats) -> Floats:
+        """With what is worse about words that are not vouched for, where their class cannot tell."""
+        mixed = (self._vouched >= 0) & (self._vouched < np.inf)
+        if not mixed.any():
+            return spread
+        columns = self._columns
+        upto = columns.by_class("home", np.where(mixed, self._vouched, np.inf))
+        doubted = self._of_rows(columns.said_seq) > upto.take(self._of_rows(columns.class_of))
+        found: Floats = spread + doubted * np.float32(ranking.NOT_HEARD_OF)
+        return found
 
     def _late(self, rows: Rows) -> Floats:
         """What silence adds. Of other registries' nodes each heartbeat is not known here."""
-        columns, us = self._columns, self._directory.registry_id
+        columns, us, windows = self._columns, self._directory.registry_id, self._directory.windows
         ours = columns.table("home", lambda home: float(home[0] == us), 0.0)
         silence_s = (self._now - columns.heard_s.take(rows)) * columns.by_row("home", ours, rows)
-        return ranking.silence_cost(silence_s, self._directory.windows.heartbeat_interval_s)
+        return ranking.silence_cost(silence_s, windows.heartbeat_interval_s, windows.degraded_after_s)
 
     def _keys(self, sort: str) -> Floats:
         """What is asked to come first, smaller is better, behind what is worse in kind."""
-        columns, rows = self._columns, self._rows
         if sort == "latency":
-            return self._measured(self._spread(self._masked(self._worse + self._latency), rows))
-        column = columns.numbers[sort if sort == "load" else f"{sort}_gb"]
-        values = column[: columns.size] if rows is None else column.take(rows)
-        if sort == "load":
-            held = columns.held[: columns.size] if rows is None else columns.held.take(rows)
-            values = (np.where(np.isnan(values), _ONE, values).clip(0, 1) + held) * np.float32(ranking.LOAD_SPREAD)
+            return self._expected()
+        values = self._of_rows(self._columns.numbers[sort if sort == "load" else f"{sort}_gb"])
+        if sort == "load":  # fmin, fmax: of NaN, which is not known, and a number the number
+            load = np.fmin(values.clip(_NONE, _ONE), _ONE) + self._of_rows(self._columns.held)
+            keys = load * np.float32(ranking.LOAD_SPREAD)
         else:
-            values = np.float32(ranking.MOST_GB) - np.where(np.isnan(values), _NONE, values).clip(0, ranking.MOST_GB)
-        keys: Floats = self._spread(self._masked(self._worse), rows) + values
-        return keys
+            keys = _MOST - np.fmax(values.clip(_NONE, _MOST), _NONE)
+        found: Floats = keys + self._worse(None)
+        return found
 
-    def _spread(self, by_class: Floats, rows: Rows | None) -> Floats:
-        """What classes have, for rows; and whether the word on a node is vouched for, where its class cannot tell."""
-        columns = self._columns
-        class_of = columns.class_of[: columns.size] if rows is None else columns.class_of.take(rows)
-        spread: Floats = by_class.take(class_of)
-        mixed = (self._vouched >= 0) & (self._vouched < np.inf)
-        if mixed.any():
-            said = columns.said_seq[: columns.size] if rows is None else columns.said_seq.take(rows)
-            upto = columns.by_class("home", np.where(mixed, self._vouched, np.inf))
-            spread[said > upto.take(class_of)] += np.float32(ranking.NOT_HEARD_OF)
-        return spread
+    def _of_rows(self, column: Any) -> Any:
+        """The part of a column that is looked at."""
+        return column[: self._columns.size] if self._rows is None else column.take(self._rows)
 
 
 class Distances:

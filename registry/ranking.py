@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from registry.columns import Floats
+from registry.columns import Floats, Mask
 
 LOAD_MS, UNKNOWN_LOAD = 100.0, 0.5
 USUAL_SLOTS, MOST_HELD = 4, 4.0  # slots of a node that does not say; what is held, in nodes
@@ -38,7 +38,8 @@ LOAD_STEP = 0.1
 LOAD_SPREAD, MOST_GB = 1e4, 4e4  # of what is sorted by: less than what is worse in kind
 # float32 tells 0.03 ms apart at the largest sum of these; no latency that is believed reaches the least of them.
 ANOTHER_REGION, NOT_ONLINE, NOT_HEARD_OF = 5e4, 1e5, 2e5
-_SAMPLE = 512  # values looked at to guess where the best ones end
+_SAMPLE = 2_048  # values looked at to guess where the best ones end
+_MANY = 4_096  # equals; of more than that not all are looked at
 _LOT = np.uint32(2_654_435_761)  # Knuth's multiplier: neighbouring rows get numbers far apart
 
 Rows = NDArray[np.intp]
@@ -70,21 +71,38 @@ def best(
     seed: int,
     width: float,
     late: Callable[[Rows], Floats],
-    latest: float = 0.0,
+    holds: Mask | None = None,
 ) -> Rows:
     """The places of the least keys, in order. Keys of which the same multiple of `width` is the last below are
     equal (0: only equal ones are): then the cost decides, and among equal ones the lot. `late` is what silence adds
-    to some, `latest` the most that it does. Keys of infinity are of no candidate."""
-    places = candidates(keys, limit, width, latest if width else 0.0)
-    found, extra = keys.take(places), late(places)
-    if width:
+    to some. `holds`: the places that are candidates; keys of infinity are none."""
+    cutoff, places = _least(keys, limit, width, holds)
+    if width and len(places) > _MANY + 8 * limit:
+        places = _thinned(places, keys.take(places) < cutoff - width, limit, seed)
+    while True:
+        found, extra = keys.take(places), late(places)
+        if not width:
+            break
         found = np.floor((found + extra) / width)
+        last = float(np.partition(found, limit - 1)[limit - 1]) if len(found) >= limit else math.inf
+        if (last + 1) * width <= cutoff or math.isinf(cutoff):
+            break
+        cutoff = (last + 1) * width  # what was left out may not be as late as what was not
+        places = _below(keys, cutoff, holds)
     steps = np.floor((costs.take(places) + extra) / EQUAL_MS).astype(np.int64)
     then = (steps << 32) | lot(places, seed)
     if len(places) > 8 * limit:
         kept = _first(found, then, limit)
         places, found, then = places[kept], found[kept], then[kept]
     return places.take(np.lexsort((then, found))[:limit])
+
+
+def _thinned(places: Rows, sure: Mask, limit: int, seed: int) -> Rows:
+    """Of many that are equal those whose lots are the least: far more than are wanted, as some may be late. `sure`:
+    the places that are better than those."""
+    lots = lot(places, seed)
+    share = (_MANY // 4 + 4 * limit) / len(places)
+    return places.compress(sure | (lots < np.uint32(share * 2**32)))
 
 
 def _first(steps: NDArray[Any], then: NDArray[Any], limit: int) -> Rows:
@@ -99,14 +117,10 @@ def _first(steps: NDArray[Any], then: NDArray[Any], limit: int) -> Rows:
     return np.concatenate((sure, tied))
 
 
-def most_silence_cost(interval_s: float, degraded_after_s: float) -> float:
-    """The most that silence adds to a node that is called online."""
-    return max(0.0, degraded_after_s - SILENT_AFTER_INTERVALS * interval_s) * SILENCE_MS_PER_S
-
-
-def silence_cost(silence_s: NDArray[np.float64], interval_s: float) -> Floats:
-    """What a node costs more for having been silent so long."""
-    beyond_s = (silence_s - SILENT_AFTER_INTERVALS * interval_s).clip(0, None)
+def silence_cost(silence_s: NDArray[np.float64], interval_s: float, degraded_after_s: float) -> Floats:
+    """What a node costs more for having been silent so long. It grows no more once the node is called degraded."""
+    most_s = max(0.0, degraded_after_s - SILENT_AFTER_INTERVALS * interval_s)
+    beyond_s = (silence_s - SILENT_AFTER_INTERVALS * interval_s).clip(0, most_s)
     return (SILENCE_MS_PER_S * beyond_s).astype(np.float32)
 
 
@@ -116,16 +130,27 @@ def lot(rows: Rows, seed: int) -> NDArray[np.uint32]:
     return mixed ^ (mixed >> np.uint32(15))
 
 
-def candidates(keys: Floats, limit: int, width: float, more: float = 0.0) -> Rows:
-    """The places among which are the `limit` least keys, all that are equal to the last of them, and all that are
-    greater by up to `more`."""
-    rows = np.flatnonzero(keys < _end_of(_guess(keys, limit), width) + more)
-    if len(rows) < limit:  # the guess was too low
-        rows = np.flatnonzero(keys < _end_of(_exact(keys, limit), width) + more)
-    if len(rows) > 8 * limit:
-        found = keys.take(rows)
-        rows = rows.compress(found < _end_of(_exact(found, limit), width) + more)
-    return rows
+def _least(keys: Floats, limit: int, width: float, holds: Mask | None) -> tuple[float, Rows]:
+    """The places of all keys below a bound, the `limit` least and what is equal to the last of them among them; and
+    the bound."""
+    cutoff = _end_of(_guess(keys, limit, holds), width)
+    places = _below(keys, cutoff, holds)
+    if len(places) < limit and cutoff < math.inf:  # the guess was too low
+        cutoff = _end_of(_exact(keys if holds is None else keys.compress(holds), limit), width)
+        places = _below(keys, cutoff, holds)
+    if len(places) > 8 * limit:
+        found = keys.take(places)
+        bound = _end_of(_exact(found, limit), width)
+        if bound < cutoff:
+            cutoff, places = bound, places.compress(found < bound)
+    return cutoff, places
+
+
+def _below(keys: Floats, cutoff: float, holds: Mask | None) -> Rows:
+    below = keys < cutoff
+    if holds is not None:
+        below &= holds
+    return np.flatnonzero(below)
 
 
 def _end_of(key: float, width: float) -> float:
@@ -135,13 +160,14 @@ def _end_of(key: float, width: float) -> float:
     return (math.floor(key / width) + 1) * width if width else float(np.nextafter(np.float32(key), np.float32(np.inf)))
 
 
-def _guess(costs: Floats, limit: int) -> float:
-    """A cost that about twice as many rows do not reach, from a sample."""
-    if len(costs) <= 4 * _SAMPLE:
-        return _exact(costs, limit)
-    sample = costs[:: len(costs) // _SAMPLE]
-    place = min(len(sample) - 1, 1 + 2 * limit * len(sample) // len(costs))
-    return float(np.partition(sample, place)[place])
+def _guess(keys: Floats, limit: int, holds: Mask | None) -> float:
+    """A key that about twice as many are not above, from a sample."""
+    if len(keys) <= 4 * _SAMPLE:
+        return _exact(keys if holds is None else keys.compress(holds), limit)
+    step = len(keys) // _SAMPLE | 1  # odd: nodes are often registered in turns
+    sample = keys[::step] if holds is None else keys[::step].compress(holds[::step])
+    place = 1 + 2 * limit // step
+    return float(np.partition(sample, place)[place]) if place < len(sample) else math.inf
 
 
 def _exact(costs: Floats, limit: int) -> float:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import orjson
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from registry import ranking
@@ -314,6 +314,32 @@ def test_the_answer_is_the_references(
         random.shuffle(numbered)
 
 
+WRITE = st.tuples(st.integers(0, 7), st.none() | REPORT)  # None: it is deleted
+
+
+@given(st.lists(st.tuples(st.lists(WRITE, max_size=4), QUERY), max_size=6))
+@settings(max_examples=40)
+def test_what_was_kept_of_a_question_is_no_older_than_the_directory(
+    steps: list[tuple[list[tuple[int, dict[str, Any] | None]], dict[str, Any]]],
+) -> None:
+    directory, version = Directory(WINDOWS, 0.0, HOME), 0
+    finder = Finder(directory, ALIASES)
+    for writes, fields in [*steps, *steps]:
+        for number, report in writes:
+            version += 1
+            if report is None:
+                directory.delete(f"n{number}", version)
+            else:
+                directory.put(record(f"n{number}", **report), version, 0.0)
+        query = ask(**fields)
+        shown = {e.node_id: orjson.loads(e.fragment() + b"}") for e in directory.entries()}
+        held = [node_id for node_id, node in shown.items() if reference_holds(node, query)]
+        answer = finder.discover(query, repr(query), "eu", 0.0)
+        assert answer.total == len(held)
+        keys = sorted(reference_key(shown[node_id], query) for node_id in held)
+        assert [reference_key(shown[e.node_id], query) for e in answer.entries] == keys[: query.limit]
+
+
 @given(st.lists(REPORT, min_size=1, max_size=6), QUERY, st.integers(0, 3), st.integers(0, 3))
 def test_a_listing_is_in_the_order_of_ids(
     reports: list[dict[str, Any]], fields: dict[str, Any], skip: int, last: int
@@ -453,6 +479,21 @@ def test_the_best_of_many_are_the_least(seed: int) -> None:
     found = ranking.best(costs, costs, 20, seed, 0.0, lambda rows: np.zeros(len(rows), np.float32))
     least = np.sort(costs)[:20]
     assert costs[found].tolist() == least[np.isfinite(least)].tolist()
+
+
+@given(st.integers(0, 2**32 - 1), st.sampled_from([0.0, 0.3, 0.999, 1.0]))
+@settings(max_examples=30)
+def test_the_best_of_many_that_may_be_late_are_the_least(seed: int, late_share: float) -> None:
+    """Whatever a sample says, however many are equal, and whichever of them silence puts behind others."""
+    rng = np.random.default_rng(seed)
+    costs = rng.choice([rng.uniform(0, 300, 20_000), np.full(20_000, 15.0), rng.choice([15.0, 26.0, 77.0], 20_000)])
+    keys, late = costs.astype(np.float32), (rng.uniform(0, 45, 20_000) * (rng.random(20_000) < late_share))
+    holds = rng.random(20_000) < rng.choice([0.002, 0.5, 1.0])
+    found = ranking.best(keys, keys, 20, seed, ranking.EQUAL_MS, lambda rows: late[rows].astype(np.float32), holds)
+    steps = np.floor((keys + late.astype(np.float32)) / ranking.EQUAL_MS)
+    assert holds[found].all()
+    assert len(set(found.tolist())) == len(found)
+    assert steps[found].tolist() == np.sort(steps[holds])[:20].tolist()
 
 
 LOADS, SIZES = st.floats(0, 1), st.floats(0, 1e4)
