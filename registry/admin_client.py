@@ -108,9 +108,9 @@ class AdminClient:
         return answer if answer.status in (200, 503) else self._explain(answer)
 
     def delete(self, path: str) -> Answer:
-        """200, 404, 422 and 503 come back; everything else raises CannotAsk."""
+        """200, 404, 409, 422 and 503 come back; everything else raises CannotAsk."""
         answer = self._request("DELETE", path, "application/json")
-        return answer if answer.status in (200, 404, 422, 503) else self._explain(answer)
+        return answer if answer.status in (200, 404, 409, 422, 503) else self._explain(answer)
 
     def send(self, method: str, path: str, body: Mapping[str, Any]) -> Answer:
         """A change, as JSON. 200, 404, 409, 422 and 503 come back; everything else raises CannotAsk."""
@@ -128,6 +128,8 @@ class AdminClient:
         key_name = self._to.key_name
         if answer.status == 401 and key_name is None:
             raise CannotAsk(f"{self.url} {_NO_KEY}")
+        if answer.status == 401 and isinstance(answer.body, dict) and answer.body.get("code") != "unauthenticated":
+            raise CannotAsk(f"{self.url} refuses the key in {key_name}: {answer.detail}")
         if answer.status == 401:
             raise CannotAsk(f"{self.url} does not know the key in {key_name}; is it another registry's?")
         if answer.status == 403 and isinstance(answer.body, dict):

@@ -18,7 +18,6 @@ from registry.node import MAX_MS, iso
 from registry.scopes import EVERYTHING, Scope, parse_scopes
 
 Status = Literal["active", "expired", "used_up", "revoked"]
-STATUSES: tuple[Status, ...] = ("active", "expired", "used_up", "revoked")
 MAX_NAME = 255
 MAX_COUNTERS = 256  # registries that count uses of one key: more than a federation has
 _KINDS = frozenset({*MINTABLE, "node"})

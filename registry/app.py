@@ -11,6 +11,7 @@ from aiohttp import web
 from registry.admission import Admission
 from registry.allow_commands import AllowCommands
 from registry.allowlist import Allowlist
+from registry.api_keys import ApiKeys
 from registry.auth import Authenticator
 from registry.changes import Changes
 from registry.clock import Clock
@@ -23,6 +24,7 @@ from registry.http.caller import Callers
 from registry.http.existing import ExistingHandlers
 from registry.http.federation import LINK_PATH, FederationHandlers
 from registry.http.forward import Forwarder
+from registry.http.keys import KeyHandlers
 from registry.http.limits import ADDRESS_PER_S, KEY_PER_S, Limits
 from registry.http.nodes import NodeHandlers
 from registry.http.refusals import Refusals
@@ -98,6 +100,7 @@ def make_app(parts: Parts) -> tuple[web.Application, Gate, Forwarder, Registry, 
     existing = ExistingHandlers(registry, callers, parts.clock)
     commands = AllowCommands(parts.allowlist, parts.directory, region.audit, parts.clock, parts.place.registry_id)
     allowlist = AllowlistHandlers(commands, registry, callers)
+    keys = KeyHandlers(ApiKeys(registry, parts.clock, region.audit), callers)
     app = web.Application(client_max_size=MAX_BODY_BYTES)
     base, public = "/api/v1/nodes", callers.public
     one = base + "/{node_id}"
@@ -121,6 +124,7 @@ def make_app(parts: Parts) -> tuple[web.Application, Gate, Forwarder, Registry, 
             web.get(f"{one}/reservations", held.list),
             web.post(f"{one}/reservations", held.reserve),
             web.delete(f"{one}/reservations/{{reservation_id}}", held.release),
+            web.post(f"{one}/key", keys.rotate_node),
             web.get(f"{one}/profile", existing.profile),
             web.get(f"{one}/dashboard", existing.dashboard),
             web.post("/api/v1/maintenance/cleanup", existing.clean_up),
@@ -132,6 +136,11 @@ def make_app(parts: Parts) -> tuple[web.Application, Gate, Forwarder, Registry, 
             web.get("/api/v1/allowlist/pending", allowlist.pending),
             web.route("*", "/api/v1/allowlist/pending", _only("GET", "HEAD")),
             web.delete("/api/v1/allowlist/{entry}", allowlist.remove),
+            web.post("/api/v1/keys", keys.create),
+            web.get("/api/v1/keys", keys.list),
+            web.get("/api/v1/keys/{key_id}", keys.get),
+            web.delete("/api/v1/keys/{key_id}", keys.revoke),
+            web.post("/api/v1/keys/{key_id}/rotate", keys.rotate),
             web.get("/api/v1/federation", federation.federation),
             web.delete("/api/v1/federation/members/{registry_id}", federation.forget),
             web.get(LINK_PATH, public(federation.link)),

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from registry import allow_cli, ca_cli, federation_cli, logs
+from registry import allow_cli, ca_cli, federation_cli, keys_cli, logs
 from registry.settings import ConfigurationError, load, misspelled
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
@@ -71,3 +71,5 @@ app.command("members")(federation_cli.members)
 app.command("status")(federation_cli.status)
 app.add_typer(ca_cli.app, name="ca")
 app.add_typer(allow_cli.allow, name="allow")
+app.add_typer(keys_cli.keys, name="keys")
+app.add_typer(keys_cli.join_token, name="join-token")

@@ -134,7 +134,7 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[str]], right: Sequenc
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=bool(headings))
     listed = [list(map(Text, row)) for row in rows]
     for heading in headings:
-        fits = heading in right or heading in ("STATE", "SINCE", "REACHABLE", "LAST", "ALERT")
+        fits = heading in right or heading in ("STATE", "SINCE", "REACHABLE", "LAST", "ALERT", "KEY ID", "STATUS")
         table.add_column(heading, justify="right" if heading in right else "left", overflow="fold", no_wrap=fits)
     for row in listed:
         for cell in row:

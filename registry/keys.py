@@ -32,6 +32,7 @@ MAX_KEY_LENGTH = 2_048  # a key with the most and longest scopes has 1,700
 MAX_EXPIRY_S = 2 ** (8 * _EXPIRY_BYTES) - 1
 MAX_USES = 2 ** (8 * _USES_BYTES) - 1
 KEY_ID_PATTERN = "^[0-9a-f]{24}$"
+_KEY_ID = re.compile(KEY_ID_PATTERN)
 _BASE64 = re.compile("[A-Za-z0-9_-]+")
 
 Kind = Literal["none", "node", "read", "join", "admin"]
@@ -85,6 +86,11 @@ def keyed_hash(secret: bytes, hashed: bytes) -> bytes:
 def key_id_of(hashed: bytes) -> str:
     """The id of the key with that hash: 24 hexadecimal digits."""
     return hashed.hex()[:24]
+
+
+def is_key_id(text: str) -> bool:
+    """Whether a key's id can be this."""
+    return _KEY_ID.fullmatch(text) is not None
 
 
 def mint_node_key(secret: bytes, node_id: str, nonce: bytes) -> str:

@@ -28,6 +28,7 @@ from registry.feed import Feed
 from registry.follower import Follower
 from registry.http.door import Door
 from registry.http.server import Runner
+from registry.key_keeping import UseKeeper
 from registry.lifecycle import Transition
 from registry.metrics import Metrics
 from registry.node import node_key
@@ -122,6 +123,8 @@ async def _serve(
     loading.result()
     enforcing = asyncio.create_task(enforcement.run(), name="allowlist")
     aside = [asyncio.create_task(_settle_garbage_collector(region)), asyncio.create_task(keep_watching(shown))]
+    keeper = UseKeeper(parts.auth.use, region, store, int(job.worker_id.partition("-")[0]), settings.workers)
+    aside.append(asyncio.create_task(keeper.keep_for_ever(), name="key-use"))
     runner = Runner(app, gate, shutdown_timeout=CUT_S)
     await runner.setup()
     context = shown.server if settings.tls_cert else None

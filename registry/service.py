@@ -149,12 +149,13 @@ class Registry:
             record = admitted(replace(record, key_hash=key[1]), who.key_id if who.kind == "join" else None)
         incarnation = _incarnation(record, request.signing_key)
         token = signing.token_for(parse_token(request.token), incarnation)
-        noted = self._note("node.registered", who, node_id) if stored is None else None
+        noted = None
         try:
             beat = self._metrics_of(node_id), self._clock.wall_ms()
-            self.directory.signatures.vouch(record)
-            anew = signing.begins_anew(held, incarnation)
             with self.auth.use.admission(who if key is not None else ANYONE):
+                noted = self._note("node.registered", who, node_id) if stored is None else None
+                self.directory.signatures.vouch(record)
+                anew = signing.begins_anew(held, incarnation)
                 made = await writer.register(record, incarnation, token, beat, anew=anew)
             self.directory.beat(node_id, *beat, self._clock.monotonic(), now_ms=beat[1])
         except StoreUnavailable:

@@ -323,6 +323,16 @@ class Writer:
         self.check()
         await self._kept(self.engine.put(key, payload, self.now))
 
+    async def put_all(self, puts: Mapping[str, bytes], revoked: Iterable[str] = (), reason: str = "") -> None:
+        """Keep several things, and revoke API keys, in one commit."""
+        self.check()
+        effects: list[Effect] = []
+        for key, payload in puts.items():
+            effects += self.engine.put(key, payload, self.now)
+        for key in revoked:
+            effects += self.engine.revoke(key, reason.encode(), self.now)
+        await self._kept(effects)
+
     async def annotate(self, key: str, payload: bytes) -> None:
         """Write beside a thing that is no node, what stands there staying as it is. KeyError: it is not there."""
         self.check()

@@ -98,6 +98,10 @@ class Callers:
         self._auth.require(who, "observe")
         return who
 
+    def require_rekey(self, who: Principal, node_id: str) -> None:
+        """Raise 401 or 403 unless the caller may replace that node's key."""
+        self._auth.require(who, "rekey", node_id)
+
     def require_operator(self, request: web.Request) -> Principal:
         """The caller, who may operate the registry."""
         who = self.identify(request)

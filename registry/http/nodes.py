@@ -110,7 +110,8 @@ class NodeHandlers:
             if query.cursor is not None or query.offset:
                 raise invalid("query.since", "has no pages: leave out cursor and offset")
             polled = await self._watching.poll(query)
-            self._callers.require_read(request)  # again: it may have waited while the key was revoked
+            if not self._callers.is_good_still(who):  # it may have waited while the key was revoked
+                self._callers.require_read(request)
             return polled
         await self._registry.seen(query.min_version)
         since = self._watching.cursor

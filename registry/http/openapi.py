@@ -8,6 +8,8 @@ from pydantic import AliasChoices, BaseModel
 from pydantic.json_schema import models_json_schema
 
 from registry.errors import KINDS, PROBLEM_JSON
+from registry.key_model import KeyRequest, KeysQuery, RotateRequest
+from registry.keys import KEY_ID_PATTERN
 from registry.model import (
     AllowlistQuery,
     AllowRequest,
@@ -29,14 +31,15 @@ from registry.names import NODE_ID_PATTERN, REGISTRY_ID_PATTERN
 Json = dict[str, Any]
 _BODIES: list[type[BaseModel]] = [
     RegisterRequest, HeartbeatRequest, PatchRequest, DiscoverQuestion, ReservationRequest, CleanupQuery, AllowRequest,
-    SwitchRequest, DecisionRequest,
+    SwitchRequest, DecisionRequest, KeyRequest, RotateRequest,
 ]  # fmt: skip
-_OPTIONAL_BODIES = (CleanupQuery, ReservationRequest, DecisionRequest)
+_OPTIONAL_BODIES = (CleanupQuery, ReservationRequest, DecisionRequest, RotateRequest)
 _AT_PATH = "HeartbeatAtPath"  # the body where the path names the node
 _OBJECT: Json = {"type": "object"}
 _PATH_PATTERNS = {
     "node_id": NODE_ID_PATTERN, "registry_id": REGISTRY_ID_PATTERN, "reservation_id": "^[0-9a-f]{16}$",
     "entry": "^[A-Za-z0-9][A-Za-z0-9._:/-]{0,289}$",
+    "key_id": KEY_ID_PATTERN,
 }  # fmt: skip
 # (method, path, summary, body, query, statuses beside 200)
 _READ, _OWN = (400, 401, 403, 422), (400, 401, 403, 404, 422, 503)
@@ -44,6 +47,7 @@ _WAITED = (*_READ, 503)  # a read may ask for a write that has not arrived
 _BASE, _ONE = "/api/v1/nodes", "/api/v1/nodes/{node_id}"
 _WATCH = f"{_BASE}/watch"
 _HELD = f"{_ONE}/reservations"
+_KEYS, _KEY = "/api/v1/keys", "/api/v1/keys/{key_id}"
 _FEDERATION, _MEMBER = "/api/v1/federation", "/api/v1/federation/members/{registry_id}"
 _ALLOWLIST = "/api/v1/allowlist"
 _BODY = (408, 413, 415)
@@ -65,6 +69,12 @@ OPERATIONS: tuple[Operation, ...] = (
     ("post", _HELD, "Hold slots of a node for a moment, so that others are led elsewhere", ReservationRequest, None,
      (400, 401, 403, 404, 409, 422, 429, 503, *_BODY)),
     ("delete", f"{_HELD}/{{reservation_id}}", "Release them early", None, None, _OWN),
+    ("post", f"{_ONE}/key", "Give a node a new key", RotateRequest, None, (*_OWN, *_BODY)),
+    ("post", _KEYS, "Make a read, join or admin key", KeyRequest, None, (*_READ, 503, *_BODY)),
+    ("get", _KEYS, "List keys", None, KeysQuery, _READ),
+    ("get", _KEY, "One key", None, None, (*_READ, 404)),
+    ("delete", _KEY, "Revoke a key, for good", None, None, (*_READ, 409, 503)),
+    ("post", f"{_KEY}/rotate", "Replace a key by one with the same rights", RotateRequest, None, (*_OWN, 409, *_BODY)),
     ("get", f"{_ONE}/profile", "What a node is", None, None, (*_READ, 404)),
     ("get", f"{_ONE}/dashboard", "What a node's page shows", None, None, (*_READ, 404)),
     ("post", "/api/v1/maintenance/cleanup", "Remove nodes that are long offline", CleanupQuery, None,
@@ -115,6 +125,8 @@ _CONFIG = _object(
     registries={"type": "array", "items": _object(url=_TEXT, region=_TEXT, registry_id=_TEXT)},
 )
 _WARNINGS = {"type": "array", "items": _TEXT}
+_ONE_KEY = _object(key_id=_TEXT, kind={"type": ["string", "null"]}, name=_TEXT, status=_TEXT, scopes={"type": "array"})
+_NEW_KEY = {"allOf": [_ONE_KEY, _object(key=_TEXT, version=_TEXT)]}
 _SUCCESS: dict[tuple[str, str], Json] = {
     ("get", _ALLOWLIST): _object(
         enforced={"type": "boolean"}, enforced_by=_WARNINGS, approvals={"type": "boolean"},
@@ -151,6 +163,12 @@ _SUCCESS: dict[tuple[str, str], Json] = {
         self=_OBJECT, peers={"type": "array", "items": _OBJECT}, vector=_OBJECT, conflicts={"type": "integer"},
         expiry_hold_s={"type": ["number", "null"]}, alerts=_OBJECT, as_of=_TEXT,
     ),
+    ("post", f"{_ONE}/key"): _object(node_id=_TEXT, api_key=_TEXT, key_id=_TEXT, version=_TEXT),
+    ("post", _KEYS): _NEW_KEY,
+    ("post", f"{_KEY}/rotate"): _NEW_KEY,
+    ("get", _KEYS): _object(keys={"type": "array", "items": _ONE_KEY}, total={"type": "integer"}),
+    ("get", _KEY): _ONE_KEY,
+    ("delete", _KEY): _object(success={"type": "boolean"}, key_id=_TEXT, version=_TEXT),
     ("delete", _MEMBER): _object(success={"type": "boolean"}, registry_id=_TEXT),
 }  # fmt: skip
 
@@ -236,6 +254,7 @@ def page(version: str) -> str:
 def _operation(operation: Operation, keys_needed: bool) -> Json:
     method, path, summary, body, query, statuses = operation
     must = (keys_needed and not path.endswith("/register")) or path in _OPERATORS
+    must = must or path.startswith(_KEYS) or path.endswith("/key")
     made: Json = {
         "summary": summary,
         "operationId": f"{method}_{path.strip('/').replace('/', '_').replace('{', '').replace('}', '') or 'root'}",

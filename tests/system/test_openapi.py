@@ -34,6 +34,9 @@ def test_the_registry_does_what_its_document_says(registry: Process, tmp_path: P
         # No schema says what an address is, and what has bits set after its prefix.
         '[[operations]]\ninclude-path = ["/api/v1/allowlist", "/api/v1/allowlist/{entry}"]\n'
         '[operations.checks.positive_data_acceptance]\nexpected-statuses = ["2xx", "404", "422"]\n'
+        # A revoked key is still shown: who revoked it, and when.
+        '[[operations]]\ninclude-name = "GET /api/v1/keys/{key_id}"\n'
+        "[operations.checks.use_after_free]\nenabled = false\n"
     )
     run = subprocess.run(
         [
@@ -51,7 +54,7 @@ def test_the_registry_does_what_its_document_says(registry: Process, tmp_path: P
         check=False,
     )  # fmt: skip
     assert run.returncode == 0, run.stdout
-    assert "Tested: 29" in run.stdout  # every operation was reached
+    assert "Tested: 35" in run.stdout  # every operation was reached
 
 
 async def test_the_document_says_where_a_key_is_needed(registry: Process) -> None:
@@ -62,6 +65,7 @@ async def test_the_document_says_where_a_key_is_needed(registry: Process) -> Non
             for method, operation in operations.items():
                 url = path.replace("{node_id}", "nobody").replace("{registry_id}", "nobody")
                 url = url.replace("{reservation_id}", "0" * 16).replace("{entry}", "nobody")
+                url = url.replace("{key_id}", "0" * 24)
                 body = {"node_id": "nobody"} if "requestBody" in operation else None
                 if path.endswith(("/cleanup", "/reservations")):
                     body = {}

@@ -63,9 +63,9 @@ JOIN_WIDE = "401 401 200 200 403 403 200 200"
 AGAIN = "   409 401 200 409 409 409 409 200"
 OWN = "     401 401 200 403 403 403 403 200"
 OPERATE = " 401 401 403 403 403 403 403 200"
-FORGET = "  401 401 403 403 403 403 403 404"  # nobody of that id is in the roster
 UNKNOWN = " 401 401 404 404 404 404 403 404"  # there is no such reservation
 UNKNOWN_OPEN = OPEN.replace("200", "404")
+FORGET = "  401 401 403 403 403 403 403 404"  # there is nothing of that id
 NOBODY = "  403 403 403 403 403 403 403 403"
 NODES, ONE = "/api/v1/nodes", "/api/v1/nodes/{node_id}"
 
@@ -104,6 +104,12 @@ ROWS = [
     Row("DELETE", "/api/v1/allowlist/{entry}", FORGET, FORGET),  # nothing of that text is on the list
     Row("POST", f"{ONE}/approve", FORGET, FORGET, {}),  # nobody asked
     Row("POST", f"{ONE}/deny", FORGET, FORGET, {}),
+    Row("POST", "/api/v1/keys", OPERATE, OPERATE, {"kind": "read"}),
+    Row("GET", "/api/v1/keys", OPERATE, OPERATE),
+    Row("GET", "/api/v1/keys/{key_id}", FORGET, FORGET),
+    Row("POST", "/api/v1/keys/{key_id}/rotate", FORGET, FORGET),
+    Row("DELETE", "/api/v1/keys/{key_id}", OPERATE, OPERATE),
+    Row("POST", f"{ONE}/key", OWN, OWN, {"overlap_s": 60}),
     Row("GET", "/api/v1/federation", OBSERVE, OPEN),
     Row("DELETE", "/api/v1/federation/members/{registry_id}", FORGET, FORGET),
     # Peers prove themselves on the link, with the federation's secret and their identities; this one has neither.
@@ -133,7 +139,7 @@ class House:
 
     async def call(self, row: Row, caller: str) -> int:
         path = row.route.replace("{node_id}", "mine").replace("{registry_id}", "nobody").replace("{entry}", "nobody")
-        path = path.replace("{reservation_id}", "0" * 16)
+        path = path.replace("{reservation_id}", "0" * 16).replace("{key_id}", "0" * 24)
         async with self.client.request(row.method, path, json=row.body, headers=self.headers[caller]) as answer:
             if answer.content_type != "text/event-stream":  # which has no end
                 await answer.read()
@@ -237,6 +243,8 @@ async def state(subject: House) -> list[dict[str, Any]]:
         nodes: list[dict[str, Any]] = (await answer.json())["nodes"]
     async with subject.client.get("/api/v1/federation", headers=subject.headers["admin"]) as answer:
         view = await answer.json()
+    for node in nodes:
+        node.pop("reserved_slots", None)  # a reservation ends by itself, and one that was taken is a record
     return [*nodes, {"vector": view["vector"], "records": view["self"]["records"]}]
 
 
