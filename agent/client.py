@@ -120,6 +120,9 @@ class RegistryClient:
         if not failures:
             reasons = dict.fromkeys(each.why for each in registries.all if each.why)
             return Outcome(None, "; ".join(reasons) or "no registry is known", wait_s)
+        pending = next((each for each in failures if each.is_pending), None)
+        if pending is not None:  # one that lets it wait is enough
+            return pending
         refusal = next((each for each in failures if each.status in (401, 403)), None)
         worst = refusal or failures[-1]
         return replace(worst, detail=_joined(failures), retry_after_s=None if refusal else wait_s)

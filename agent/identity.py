@@ -7,6 +7,7 @@ import fcntl
 import json
 import os
 import re
+import secrets
 import socket
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from agent.wire import ID_CHARACTERS, is_node_id, secret
 
 _MACHINE_ID_FILES = ("/etc/machine-id", "/var/lib/dbus/machine-id")
 _MACHINE_ID = re.compile("[0-9a-fA-F]{32}")
+_CLAIM = re.compile("[A-Za-z0-9_-]{22,128}")
 _LEGACY = (".dagi/node-id", ".dagi_node_id")
 _APPLICATION_CONTAINER = ("/.dockerenv", "/run/.containerenv")  # docker, podman
 SEED_BYTES = 32
@@ -133,6 +135,17 @@ class Home:
         _check_readable(path)
         _write_private(path, json.dumps({"key": base64.b64encode(key.seed).decode(), "counter": key.counter}))
 
+    def approval_claim(self) -> str:
+        """What shows that an approval is for this machine: made once, and kept. Raises OSError."""
+        path = self.folder / "claim"
+        with contextlib.suppress(FileNotFoundError):
+            kept = path.read_text(encoding="ascii", errors="replace").strip()
+            if _CLAIM.fullmatch(kept):
+                return kept
+        made = new_claim()
+        _write_private(path, made + "\n")
+        return made
+
     def registries(self) -> object:
         """What was kept of other registries, as it was given to `keep_registries`; None where there is nothing."""
         try:
@@ -173,7 +186,7 @@ class Home:
 
     def forget(self) -> None:
         """Remove the identity."""
-        for name in ("node_id", "credentials.json", "signing_key", "registries.json"):
+        for name in ("node_id", "credentials.json", "signing_key", "claim", "registries.json"):
             (self.folder / name).unlink(missing_ok=True)
 
 
@@ -196,6 +209,11 @@ class Claim:
 def new_node_id() -> str:
     """An id that no other node has: `node-{host}-{8 hex}`."""
     return f"node-{_host_part()}-{uuid.uuid4().hex[:8]}"
+
+
+def new_claim() -> str:
+    """A claim that nobody else has."""
+    return secrets.token_urlsafe(24)
 
 
 def machine_id() -> str | None:

@@ -305,6 +305,7 @@ class Agent:
             "instance_id": self._instance_id,
             "status": "online",
             "token": self.identity.token,
+            "claim": self.identity.approval_claim,
             "capabilities": capabilities,
         }
         return {name: value for name, value in report.items() if value is not None}

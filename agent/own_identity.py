@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from agent.identity import Claim, Credentials, Home, machine_id, new_node_id
+from agent.identity import Claim, Credentials, Home, machine_id, new_claim, new_node_id
 from agent.own_signature import OwnSignature
 from agent.wire import Registration
 
@@ -32,6 +32,7 @@ class OwnIdentity:
         self._credentials: Credentials | None = None
         self._copied_key: str | None = None
         self._claim = Claim()
+        self._approval_claim: str | None = None
         self._trouble: int | None = None
         self._signature = OwnSignature(home, say, self._cannot_keep)
 
@@ -61,6 +62,18 @@ class OwnIdentity:
         """The key to send. A copied one serves to join with, as its node's owner may bring in another machine."""
         own = self._credentials.api_key if self._credentials else None
         return self._set_key or own or self._join_token or self._copied_key
+
+    @property
+    def approval_claim(self) -> str:
+        """What it shows with each registration: an operator approves the machine that has it. Where it cannot be
+        kept it lasts as long as the agent."""
+        if self._approval_claim is None:
+            try:
+                self._approval_claim = self.home.approval_claim()
+            except OSError as error:
+                self._approval_claim = new_claim()
+                self._cannot_keep(error)
+        return self._approval_claim
 
     @property
     def has_no_key(self) -> bool:

@@ -12,6 +12,7 @@ _REGISTER_AGAIN = {
 Step = Literal["register", "beat"]
 FIRST_BACKOFF_S = 1.0
 LONGEST_BACKOFF_S = 60.0
+PENDING_S = 30.0  # where the registry does not say how often to ask
 REFUSED_BACKOFF_S = 60.0  # a key or an id that is wrong does not mend itself soon
 LONGEST_RETRY_AFTER_S = 300.0  # a registry that asks for more may be back long before
 
@@ -25,11 +26,18 @@ class Dice(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a request ended. `status` None: no answer at all. `retry_after_s` as the registry asked."""
+    """How a request ended. `status` None: no answer at all. `retry_after_s` as the registry asked. `code`: what the
+    registry calls a refusal."""
 
     status: int | None
     detail: str = ""
     retry_after_s: float | None = None
+    code: str | None = None
+
+    @property
+    def is_pending(self) -> bool:
+        """Whether an operator has yet to let this node in."""
+        return self.status == 403 and self.code == "pending"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +56,17 @@ class Session:
         self.interval_s = interval_s
         self._failures = 0
         self._registered = False
+        self._waits: str | None = None  # what was said of waiting for approval
 
     def after(self, step: Step, outcome: Outcome, rng: Dice) -> Plan:
         """The plan after `step` ended with `outcome`."""
         if outcome.status == 200:
             return self._succeeded(step, rng)
+        if outcome.is_pending:
+            return self._pending(outcome, rng)
         self._failures += 1
+        if step == "beat" and outcome.status == 403 and outcome.code == "not_allowlisted":
+            self._registered = False  # registering asks for approval, where the registry lets nodes ask
         if step == "beat" and outcome.status in _REGISTER_AGAIN:
             self._registered = False
             return Plan("register", rng.uniform(0, 1), f"{_REGISTER_AGAIN[outcome.status]}; registering again")
@@ -62,9 +75,19 @@ class Session:
         what = "registration" if step == "register" else "heartbeat"
         return Plan(again, wait_s, f"{what} failed: {outcome.detail}; next try in {wait_s:.1f} s")
 
+    def _pending(self, outcome: Outcome, rng: Dice) -> Plan:
+        """People take their time: asked steadily, and said once."""
+        self._failures, self._registered = 0, False
+        asked_s = PENDING_S if outcome.retry_after_s is None else outcome.retry_after_s
+        wait_s = min(asked_s, LONGEST_RETRY_AFTER_S) + rng.uniform(0, FIRST_BACKOFF_S)
+        said, self._waits = self._waits, outcome.detail
+        if said == outcome.detail:
+            return Plan("register", wait_s)
+        return Plan("register", wait_s, f"waiting for approval: {outcome.detail} Asking again every {asked_s:.0f} s.")
+
     def _succeeded(self, step: Step, rng: Dice) -> Plan:
         recovered = self._failures > 0 and step == "beat"
-        self._failures = 0
+        self._failures, self._waits = 0, None
         first = not self._registered
         self._registered = True
         # A random first phase spreads the heartbeats of machines that started together.

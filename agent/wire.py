@@ -58,7 +58,9 @@ def read_answer(url: str, status: int, raw: bytes, headers: Mapping[str, str]) -
         return not_a_registry(url), None
     told = data.get("detail") if isinstance(data, dict) else None
     detail = f"{url} answered {status}" + (f": {printable(told)}" if isinstance(told, str) and told else "")
-    return Outcome(status, detail, _seconds(headers.get("Retry-After"))), data
+    code = data.get("code") if isinstance(data, dict) else None
+    patience_s = _seconds(headers.get("Retry-After"))
+    return Outcome(status, detail, patience_s, code if isinstance(code, str) else None), data
 
 
 def not_a_registry(url: str) -> Outcome:

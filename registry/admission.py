@@ -5,6 +5,7 @@ the node's id for that asker alone, which is as good as a key to join with.
 """
 
 import hmac
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -31,7 +32,7 @@ from registry.model import RegisterRequest
 from registry.node import Word, fingerprint_of, iso, said_by
 from registry.writer import Writer
 
-ASK_AGAIN_S = 30  # who waits hears of the approval within this
+ASK_AGAIN_S = 30  # who waits hears of the approval within this; sooner where heartbeats are more often
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,11 +66,19 @@ def identities_of(who: Principal) -> tuple[str, ...]:
 class Admission:
     """See the module. Who calls has made sure that the writer may write."""
 
-    def __init__(self, allowlist: Allowlist, auth: Authenticator, clock: Clock, registry_id: str) -> None:
+    def __init__(
+        self,
+        allowlist: Allowlist,
+        auth: Authenticator,
+        clock: Clock,
+        registry_id: str,
+        heartbeat_interval_s: float = ASK_AGAIN_S,
+    ) -> None:
         self.allowlist = allowlist
         self._auth = auth
         self._clock = clock
         self._registry_id = registry_id
+        self._ask_again_s = min(ASK_AGAIN_S, math.ceil(heartbeat_interval_s))
         self._being_kept: dict[str, Request] = {}  # not in the table yet: many may ask at once
 
     async def admit(self, asker: Asker, writer: Writer) -> bool:
@@ -105,7 +114,9 @@ class Admission:
         held = self._being_kept.get(request.name) or self.allowlist.requests.get(request.name)
         if held is not None and not held.is_over(now_ms):
             is_same = hmac.compare_digest(held.claimant, request.claimant)
-            return _answer(held) if is_same else _refusal(asker, is_anothers=True)
+            if not is_same:
+                return _refusal(asker, is_anothers=True)
+            return self._pending(held) if held.state == "waiting" else _denial(held)
         if asker.who.kind != "none" and not asker.known:
             self._auth.require_may_join(asker.who)  # asking is for those without a key, and for keys that may register
         why = no_room(self._requests(), asker.observed_ip, now_ms)
@@ -120,7 +131,17 @@ class Admission:
             await keep(writer, REQUEST_PREFIX + request.name, request)
         finally:
             del self._being_kept[request.name]
-        return _answer(request)
+        return self._pending(request)
+
+    def _pending(self, request: Request) -> ApiError:
+        """The code comes before what strangers chose: it must not be cut off with it."""
+        code = request.code
+        return ApiError(
+            "pending",
+            f"An operator has to approve this node first; give them this code: {code} "
+            f"(dagi-registry allow approve {request.node_id} --code {code}).",
+            retry_after_s=self._ask_again_s,
+        )
 
     def _request(self, asker: Asker, now_ms: int) -> Request:
         names = identities_of(asker.who)
@@ -171,13 +192,6 @@ def _refusal(asker: Asker, *, is_anothers: bool) -> ApiError:
     )
 
 
-def _answer(request: Request) -> ApiError:
-    if request.state == "denied":
-        again = iso(request.at_ms + DAY_MS)
-        return ApiError("not_allowlisted", f"An operator refused {request.node_id}; it may ask again after {again}.")
-    return ApiError(
-        "pending",
-        f"{request.node_id} waits for an operator's approval. Give them this code: {request.code} "
-        f"(dagi-registry allow approve {request.node_id} --code {request.code}).",
-        retry_after_s=ASK_AGAIN_S,
-    )
+def _denial(request: Request) -> ApiError:
+    again = iso(request.at_ms + DAY_MS)
+    return ApiError("not_allowlisted", f"An operator refused {request.node_id}; it may ask again after {again}.")

@@ -66,7 +66,13 @@ def make_app(parts: Parts) -> tuple[web.Application, Gate, Forwarder, Registry, 
     """The application, the gate that every request passes, the way to the worker that writes, the commands, and
     who watches."""
     region = parts.region
-    admission = Admission(parts.allowlist, parts.auth, parts.clock, parts.place.registry_id)
+    admission = Admission(
+        parts.allowlist,
+        parts.auth,
+        parts.clock,
+        parts.place.registry_id,
+        parts.directory.windows.heartbeat_interval_s,
+    )
     registry = Registry(parts.place, parts.store, parts.directory, parts.auth, admission, parts.clock, region)
 
     def view() -> dict[str, Any]:

@@ -177,7 +177,7 @@ class Entry:
 
     def came_from(self) -> tuple[str, tuple[str, ...]]:
         """The address that it registered from, and what its certificate named then. Read anew each time."""
-        spec, _, observed_ip, *_ = orjson.loads(self._registration)
+        spec, _, observed_ip, *_ = orjson.loads(split(self._registration)[0])
         return observed_ip, certified(spec)
 
     def take_record(self, record: Record, version: int, shared: dict[Any, Any]) -> None:

@@ -267,7 +267,7 @@ def registered(stored: Record | None, node_id: str, request: RegisterRequest, or
     the operator's intent, the key and the first registration stay."""
     now_ms = origin.now_ms
     fields: dict[str, Any] = {
-        "spec": _spec(request, node_id, origin),
+        "spec": _spec(request, node_id, origin) | _certified(origin.identities),
         "fingerprint": fingerprint_of(request, origin.observed_ip),
         "observed_ip": origin.observed_ip,
         "home_registry": origin.registry_id,
@@ -404,8 +404,11 @@ def _spec(request: RegisterRequest, node_id: str, origin: Origin) -> dict[str, J
         "endpoints": request.endpoints or {},
         "instance_id": request.instance_id,
         "capabilities": normalise(raw),
-        **({"certified": list(origin.identities)} if origin.identities else {}),
     }
+
+
+def _certified(identities: tuple[str, ...]) -> dict[str, Json]:
+    return {"certified": list(identities)} if identities else {}
 
 
 def certified(spec: Mapping[str, Json]) -> tuple[str, ...]:

@@ -155,7 +155,8 @@ class Registries:
                 self.rests[url] = time.monotonic() + found[2]
         waits = [until_s - time.monotonic() for until_s in (self.rests.get(url, 0) for url in self.urls)]
         wait_s = min(waits) if min(waits) > 0 else None
-        return found[0], {"detail": "; ".join(why) or "all registries asked for patience"}, wait_s
+        why = "; ".join(why) or "all registries asked for patience"
+        return found[0], {"detail": why, "code": found[1].get("code")}, wait_s
 
 
 # what this machine has
@@ -455,6 +456,17 @@ class Node:
         except (ValueError, AttributeError, RecursionError):
             pass
         self.keep("node_id", self.id + "\n")
+        self.claim = self.kept_claim()
+
+    def kept_claim(self):
+        """What shows that an operator's approval is for this machine."""
+        with contextlib.suppress(OSError):
+            found = kept("claim")
+            if re.match("[A-Za-z0-9_-]{22,128}$", found):
+                return found
+        made = uuid.uuid4().hex
+        self.keep("claim", made + "\n")
+        return made
 
     @staticmethod
     def kept_id():
@@ -505,6 +517,7 @@ class Node:
             "node_name": SETTINGS.get("NODE_NAME") or host, "role": SETTINGS.get("NODE_ROLE") or "worker",
             "node_type": SETTINGS.get("NODE_TYPE"), "region": SETTINGS.get("NODE_REGION"),
             "labels": listed("NODE_LABELS"), "hostname": host, "status": "online", "machine_id": self.machine,
+            "claim": self.claim,
             "ip_address": SETTINGS.get("NODE_ADVERTISE_ADDR"), "local_ip": self.local_ip(), "capabilities": found,
         }  # fmt: skip
         result = self.ask("register", {name: value for name, value in body.items() if value is not None})
@@ -541,7 +554,7 @@ class Node:
         """Heartbeat."""
         result = self.ask("heartbeat", {"status": state, "metrics": self.meter.latest})
         status, answer, _ = result
-        if status in (404, 409):
+        if status in (404, 409) or answer.get("code") == "not_allowlisted":
             self.registered = False
         if answer.get("code") == "instance_replaced" and state == "online":
             self.give_way(time.monotonic())
@@ -577,7 +590,8 @@ def live(node):
         known, first = node.meter.models, not node.registered
         stale = known is not None and known != node.models
         status, answer, wait_s = node.register() if first or stale else node.beat("online")
-        failures = 0 if status == 200 else failures + 1
+        pending = status == 403 and answer.get("code") == "pending"
+        failures = 0 if status == 200 or pending else failures + 1
         if status == 200:  # the first heartbeat at a random moment: machines that start together spread out
             wait_s = node.interval_s * (random.random() if first else random.uniform(0.95, 1.05))
         elif node.registered or first:
@@ -585,7 +599,8 @@ def live(node):
         else:
             wait_s = random.random()  # to register again
         if status != 200:
-            why = "failed (%s): %s; next try in %.0f s" % (status or "no answer", answer.get("detail"), wait_s)
+            what = "waiting for approval" if pending else "failed (%s)" % (status or "no answer")
+            why = "%s: %s; next try in %.0f s" % (what, answer.get("detail"), wait_s)
             tell(why, sys.stderr)
         time.sleep(wait_s)
 

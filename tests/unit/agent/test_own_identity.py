@@ -171,3 +171,23 @@ def test_credentials_that_may_not_be_read_are_told_and_left(tmp_path: Path, pers
     own.registered(Registration(own.node_id, KEY, "t"))
     assert (own.key, len(person.read)) == (KEY, 1)
     assert "credentials.json" in person.read[0]
+
+
+def test_the_claim_is_kept_and_belongs_to_this_home(tmp_path: Path, person: Person) -> None:
+    own = of(tmp_path, person)
+    claim = own.approval_claim
+    assert len(claim) == 32
+    assert claim == own.approval_claim == of(tmp_path, person).approval_claim
+    assert (tmp_path / "claim").stat().st_mode & 0o777 == 0o600
+    (tmp_path / "claim").write_text("short\n")
+    other = of(tmp_path, person).approval_claim
+    assert other not in ("short", claim)
+    Home(tmp_path).forget()
+    assert not (tmp_path / "claim").exists()
+
+
+def test_a_claim_that_cannot_be_kept_lasts_as_long_as_the_agent(tmp_path: Path, person: Person) -> None:
+    (tmp_path / "file").write_text("")
+    own = of(tmp_path / "file" / "home", person)
+    assert own.approval_claim == own.approval_claim != of(tmp_path / "file" / "home", person).approval_claim
+    assert "cannot be kept" in person.read[0]

@@ -24,6 +24,9 @@ BAD_KEY = Outcome(401, "bad key")
 BUSY = Outcome(503, "store down", retry_after_s=7)
 BROKEN = Outcome(500, "broken")
 
+PENDING = Outcome(403, "the code", retry_after_s=9, code="pending")
+UNLISTED = Outcome(403, "not listed", code="not_allowlisted")
+
 # (history, step and outcome) -> next step, shortest and longest wait, words that are said
 TABLE: list[tuple[list[tuple[Step, Outcome]], Step, float, float, str | None]] = [
     ([("register", OK)], "beat", 0, 30, None),
@@ -46,6 +49,14 @@ TABLE: list[tuple[list[tuple[Step, Outcome]], Step, float, float, str | None]] =
     ([("register", OK), ("beat", SILENCE), ("beat", OK)], "beat", 28.5, 31.5, "accepted again"),
     ([("register", SILENCE), ("register", OK)], "beat", 0, 30, None),
     ([("register", Outcome(503, "down", retry_after_s=10.0**9))], "register", 300, 301, "down"),
+    ([("register", PENDING)], "register", 9, 10, "waiting for approval: the code Asking again every 9 s"),
+    ([("register", PENDING)] * 50, "register", 9, 10, None),  # said once, asked steadily
+    ([("register", Outcome(403, "the code", code="pending"))], "register", 30, 31, "waiting for approval"),
+    ([("register", PENDING), ("register", SILENCE), ("register", PENDING)], "register", 9, 10, None),
+    ([("register", PENDING), ("register", OK), ("beat", UNLISTED), ("register", PENDING)], "register", 9, 10, "code"),
+    ([("register", PENDING), ("register", OK)], "beat", 0, 30, None),
+    ([("register", OK), ("beat", UNLISTED)], "register", 48, 72, "heartbeat failed: not listed"),
+    ([("register", OK), ("beat", Outcome(403, "no", code="forbidden"))], "beat", 48, 72, "heartbeat failed: no"),
 ]
 
 
