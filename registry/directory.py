@@ -148,7 +148,7 @@ class Entry:
     @property
     def role(self) -> str:
         """Its role, read again each time: only keys that are limited to some need it of a single node."""
-        role: str = orjson.loads(self._registration)[0]["role"]
+        role: str = orjson.loads(split(self._registration)[0])[0]["role"]
         return role
 
     @property
