@@ -21,6 +21,7 @@ from agent.failover import goes_on
 from agent.identity import Home
 from agent.nodes import Node, NodeChange, Nodes, best_for_model, nodes_of, question
 from agent.probing import PROBED, Prober, as_body, asks_for_distance
+from agent.proofs import Proofs
 from agent.session import Outcome
 from agent.watch import Watcher, list_pages
 from agent.wire import kept_adverts, not_a_registry
@@ -90,6 +91,10 @@ class AsyncNodeDiscovery:
 
     `probe`: the first ten nodes of an answer about nearness are dialled at their endpoints, to measure how far they
     are; what was measured goes with the next question, and orders its answer. It dials what nodes say of themselves.
+
+    `verify`: only nodes that prove by their own signature what the registry shows of them are given; why others are
+    left out is in `rejected`. A node's key is the first that was seen of it, or the one that you give: `verify` may be
+    {node_id: signing_key}. Status, load, distance and labels are nobody's but registries' and operators' to say.
     """
 
     def __init__(
@@ -100,6 +105,7 @@ class AsyncNodeDiscovery:
         fresh_s: float = FRESH_S,
         stale_s: float = math.inf,
         probe: bool = False,
+        verify: bool | Mapping[str, str] = False,
         ca_cert: Path | None = None,
         cert: Path | None = None,
         cert_key: Path | None = None,
@@ -119,7 +125,14 @@ class AsyncNodeDiscovery:
         self._reserved_at_s = -math.inf
         self._looked_around = False
         self._prober = Prober() if probe else None
+        keys = verify if isinstance(verify, Mapping) else {}
+        self._proofs = Proofs(keys) if verify is not False else None
         self._probing: asyncio.Task[bool] | None = None
+
+    @property
+    def rejected(self) -> dict[str, str]:
+        """With `verify`, why nodes were left out, by their ids."""
+        return dict(self._proofs.rejected) if self._proofs is not None else {}
 
     async def find_nodes(
         self, role: str | None = None, capability: str | None = None, status: str = "online", **filters: Any
@@ -133,7 +146,7 @@ class AsyncNodeDiscovery:
 
     async def get_nearest_node(self, location: str = "auto") -> Node:
         """The nearest node. Raises LookupError when no node is online."""
-        query = {"nearest": location, "latency": "min", "limit": str(PROBED if self._prober else 1)}
+        query = {"nearest": location, "latency": "min", "limit": str(PROBED if self._prober or self._proofs else 1)}
         nodes = await self._discover(query)
         if self._probing is not None and await self._probing:
             nodes = await self._discover(query, fresh=True)
@@ -164,7 +177,9 @@ class AsyncNodeDiscovery:
             self._blame(outcome)
             return None if outcome.status != 200 else nodes
 
-        return Watcher(self._client, query, lambda: self._key or self._kept_key, listed, self._blame).changes()
+        # What a stream tells of comes without proofs.
+        watcher = Watcher(self._client, query, lambda: self._key or self._kept_key, listed, self._blame)
+        return watcher.changes(streams=self._proofs is None)
 
     @asynccontextmanager
     async def reserve(self, node: Node | str, slots: int = 1, ttl_s: float = 10.0) -> AsyncIterator[Reservation]:
@@ -234,11 +249,14 @@ class AsyncNodeDiscovery:
             await self._client.look_around()
 
     async def _ask(self, path: str, query: dict[str, str], *, spare: bool = False) -> tuple[Outcome, Any]:
+        if self._proofs is not None:
+            query = {**query, "signed": "1", "proof": "1"}
         method, asked = "GET", dict[str, Any](params=query)
         if path == DISCOVER and asks_for_distance(query):  # what was measured makes a question too long for a URL
             measured = self._prober.rtts_ms() if self._prober is not None else {}
             method, asked = "POST", {"body": as_body(query, self._client.registries.rtts_ms(), measured)}
-        return await self._call(method, path, spare=spare, **asked)
+        outcome, data = await self._call(method, path, spare=spare, **asked)
+        return outcome, data if self._proofs is None or outcome.status != 200 else self._proofs.genuine(data)
 
     async def _call(self, method: str, path: str, *, spare: bool = False, **asked: Any) -> tuple[Outcome, Any]:
         key = self._key or self._kept_key
@@ -269,6 +287,11 @@ class NodeDiscovery:
         self._thread.start()
         # Also for programs that never close: they must not end with complaints of open connections.
         self._end = weakref.finalize(self, _end, self._async, self._loop, self._thread)
+
+    @property
+    def rejected(self) -> dict[str, str]:
+        """See AsyncNodeDiscovery."""
+        return self._async.rejected
 
     def find_nodes(
         self, role: str | None = None, capability: str | None = None, status: str = "online", **filters: Any

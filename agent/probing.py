@@ -17,6 +17,7 @@ PROBED = 10  # the first of an answer: among them the best one is nearly always
 WITHIN_S = 1.0  # who takes longer is no near one
 GOOD_FOR_S = 300.0  # routes change slowly
 KEPT = 64  # what a registry takes with a question
+_SWITCHES = frozenset({"explain", "signed", "proof"})
 _TYPED = frozenset(
     {"limit", "min_vram_gb", "min_free_vram_gb", "min_ram_gb", "min_cpu_cores", "max_latency_ms", "max_load"}
 )
@@ -48,7 +49,10 @@ def as_body(query: Mapping[str, str], registries: Mapping[str, float], nodes: Ma
         if name in _TYPED:
             with contextlib.suppress(ValueError):
                 number = int(value) if value.isdecimal() else float(value)
-        body[name] = value == "1" or value == "true" if name == "explain" else value if number is None else number
+        if name in _SWITCHES:
+            body[name] = value in ("1", "true")
+        else:
+            body[name] = value if number is None else number
     if registries:
         body["registry_rtt_ms"] = dict(registries)
     if nodes:

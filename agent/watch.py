@@ -41,8 +41,11 @@ class Watcher:
         self._rng = random.Random()  # noqa: S311 - spreads load, guards nothing
         self._failures = 0
 
-    async def changes(self) -> AsyncIterator[NodeChange]:
+    async def changes(self, *, streams: bool = True) -> AsyncIterator[NodeChange]:
         """Everything that matches, then what changes, for ever. Registries that fail cost a pause, no more."""
+        while not streams:
+            async for change in self._poll():
+                yield change
         while True:
             outcome, registry, stream = await self._client.stream(WATCH, self._query, self._key(), self._cursor)
             if stream is not None and registry is not None:

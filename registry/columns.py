@@ -43,10 +43,10 @@ class Kind(NamedTuple):
     labels: frozenset[str]
     capabilities: frozenset[str]
     models: frozenset[Hashable]
-    forged: bool = False  # what is held of it is not what it signed
+    signed: bool | None = None  # True: by the node; False: what is held of it is not that; None: nobody has
 
 
-PLAIN = ("status", "region", "role", "type", "home", "forged")  # those of its fields that are compared whole
+PLAIN = ("status", "region", "role", "type", "home", "signed")  # those of its fields that are compared whole
 SETS = ("labels", "capabilities", "models")
 NUMBERS = ("vram_gb", "free_vram_gb", "ram_gb", "cpu_cores", "load")
 

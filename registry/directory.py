@@ -423,7 +423,7 @@ class Directory:
         if fault is not None:
             entry.must_register = True
             kind = self.columns.kind(int(self.columns.class_of[entry.row]))
-            self.columns.classify(entry.row, kind._replace(forged=True), entry.said[1])
+            self.columns.classify(entry.row, kind._replace(signed=False), entry.said[1])
             self.revision += 1
             self.signatures.invalid(node_id, fault)
             self.on_change(node_id)
@@ -447,7 +447,7 @@ class Directory:
             labels=folded(tuple(record.intent.labels(spec["labels"]))),
             capabilities=capability_names(flat),
             models=model_terms(tuple(flat["models"])),
-            forged=entry.signature == INVALID,
+            signed=None if entry.signature is None else entry.signature != INVALID,
         )
         columns.classify(row, kind, entry.said[1])
         columns.describe(row, total_vram_gb(flat), number(flat.get("ram_gb")), number(flat.get("cpu_cores")))

@@ -72,7 +72,8 @@ class ByNumber(NamedTuple):
 
 
 Filter = ByClass | ByNumber
-GENUINE = ByClass("signature", "forged", frozenset({False}), whole=True)
+_SIGNED = ByClass("signed", "signed", frozenset({True}), whole=True)
+GENUINE = ByClass("signature", "signed", frozenset({True, None}), whole=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +135,8 @@ def filters_of(query: NodeFilter, default_status: str, aliases: Mapping[str, str
         found.append(_holding("label", "labels", (name.casefold() for name in query.label)))
     if query.capability:
         found.append(_holding("capability", "capabilities", (name.casefold() for name in query.capability)))
+    if query.signed:
+        found.append(_SIGNED)
     if isinstance(query, ResourceFilter):
         found += _resources(query)
     return found

@@ -271,7 +271,7 @@ SORTS = ("latency", "load", "free_vram", "vram", "ram", "node_id")
 
 class NodeFilter(BaseModel):
     """What list and discover both filter by. Several statuses, roles, types or regions: any of
-    them; several labels or capabilities: all of them."""
+    them; several labels or capabilities: all of them. `signed`: nodes that sign what they register."""
 
     model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, populate_by_name=True)
 
@@ -281,6 +281,7 @@ class NodeFilter(BaseModel):
     region: Names = Field(default_factory=list)
     label: Names = Field(default_factory=list, validation_alias=AliasChoices("label", "labels"))
     capability: Names = Field(default_factory=list, validation_alias=AliasChoices("capability", "capabilities"))
+    signed: bool = False
 
 
 class ResourceFilter(NodeFilter):

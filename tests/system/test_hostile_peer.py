@@ -14,13 +14,15 @@ import orjson
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from agent.discovery import AsyncNodeDiscovery
 from federation.clock import hlc_of
 from federation.handshake import Identity
 from federation.links import Links
 from federation.messages import Entry, Hello, Message, Push, Segment, Watermark, Watermarks
 from federation.record import Item, Section, SectionKind
 from federation.signed import Proof, incarnation_of, join, read, spec_of
-from tests.support.live import Process, session, until
+from tests.support.agents import agent
+from tests.support.live import ADMIN_KEY, Process, session, until
 from tests.support.signing import body
 
 SECRET = "a secret of the federation, long enough"
@@ -266,6 +268,30 @@ async def test_a_signed_node_that_it_alters_is_found_everywhere_and_mended_by_th
         await until(verified_there)
         async with us.get(f"{NODES}/signed") as answer:
             assert (await answer.json())["endpoints"] == {"ollama": "http://198.51.100.7:11434"}
+
+
+async def test_an_agents_node_is_verified_in_another_region_and_by_the_client(
+    regions: tuple[Process, Process], tmp_path: Path
+) -> None:
+    eu, us = (region.url for region in regions)
+    env = {"NODE_REGION": "europe", "NODE_LABELS": "a,b"}
+    command = ("-m", "agent", "bootstrap", "--registry-url", eu)
+    async with agent(tmp_path, *command, env=env) as running, AsyncNodeDiscovery(us, ADMIN_KEY, verify=True) as mine:
+        await running.says("registered as")
+
+        async def found() -> Any:
+            nodes = {node.node_id: node for node in await mine.list_nodes(label="a")}
+            node = nodes.get(running.node_id)
+            return node if node is not None and node["signature"] == "verified" else None
+
+        node = await until(found)
+        assert (node["region"], node["home_registry"]) == ("eu", "eu")
+        assert "signed as that" in running.output
+        async with session(us) as client, client.post(f"{NODES}/register", json={"node_id": "unsigned"}) as answer:
+            assert answer.status == 200
+        assert {node["signature"] for node in await mine.find_nodes(status="any")} == {"verified"}
+        assert (await mine.get_nearest_node())["signature"] == "verified"
+        assert mine.rejected == {}
 
 
 async def test_who_has_another_secret_is_shown_with_what_to_do(

@@ -318,8 +318,8 @@ class Here:
         assert shown["signature"] == entry.signature
         return entry.signature
 
-    def found(self) -> int:
-        query = parse(DiscoverQuery, {"status": "any"})
+    def found(self, **asked: Any) -> int:
+        query = parse(DiscoverQuery, {"status": "any", **asked})
         return matching(self.directory.columns, filters_of(query, "online", {})).total
 
 
@@ -360,6 +360,15 @@ def test_a_forged_one_is_told_left_out_and_mended_by_the_node_alone() -> None:
     assert here.put(reread(later, later.encode_spec())) == UNVERIFIED
     here.directory.check("n")
     assert (here.state(), here.found(), entry.must_register) == (VERIFIED, 1, False)
+
+
+def test_who_wants_signed_nodes_gets_no_others() -> None:
+    here, made = Here(), node()
+    here.put(reread(made, made.encode_spec()))
+    here.put(registered(None, "plain", request(), origin()))
+    assert (here.found(), here.found(signed=True)) == (2, 1)
+    here.directory.check("n")
+    assert (here.found(), here.found(signed=True)) == (2, 1)
 
 
 def test_the_newest_and_those_that_are_shown_come_first() -> None:
