@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import ssl
 import subprocess
 import sys
 import time
@@ -29,8 +30,10 @@ class Process:
         port: int = 0,
         env: dict[str, str | None] | None = None,
         module: str = "registry",
+        tls: ssl.SSLContext | None = None,
     ) -> None:
-        """`env` is added to a clean environment with an admin key; None takes a variable out."""
+        """`env` is added to a clean environment with an admin key; None takes a variable out. `tls`: how to ask it
+        whether it is ready, where it speaks TLS."""
         command = [sys.executable, "-m", module, "serve", "--port", str(port), "--data-dir", str(data_dir), *flags]
         # A module run from another folder: the installed distribution, and nobody's .env.
         self._log = data_dir.parent / f"{data_dir.name}.log"
@@ -45,6 +48,7 @@ class Process:
             env={name: value for name, value in wanted.items() if value is not None},
         )
         self.url = ""
+        self._tls = tls
         self._askings = 16 if "--workers" in flags else 1  # the kernel chooses who of them answers
 
     def wait_ready(self) -> str:
@@ -83,7 +87,7 @@ class Process:
 
     def _answers(self) -> bool:
         try:
-            with urllib.request.urlopen(f"{self.url}/readyz", timeout=2) as answer:
+            with urllib.request.urlopen(f"{self.url}/readyz", timeout=2, context=self._tls) as answer:
                 return bool(answer.status == 200)
         except (urllib.error.URLError, OSError):
             return False
