@@ -5,7 +5,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 Json = Any
-_PASSING = frozenset({"last_heartbeat", "updated_at", "metrics", "status_age_s", "latency_ms", "latency_source"})
+_PASSING = frozenset(
+    {"last_heartbeat", "updated_at", "metrics", "status_age_s", "latency_ms", "latency_source", "reserved_slots"}
+)
 
 
 class Node(dict[str, Any]):

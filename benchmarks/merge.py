@@ -21,12 +21,14 @@ from federation.engine import Engine
 from federation.messages import Drain
 from federation.record import Item, Section, SectionKind
 from federation.replica import Replica
-from federation.wire import decode, encode
+from federation.wire import MAX_METRICS_SIZE, decode, encode
+from registry.round_trips import packed
 from tests.support.fabric import START_MS, Fabric
 
 NODES = 100_000
 ROUNDS = 5
 BEAT_S = 30
+ROUND_TRIPS, ROUND_TRIPS_SHARE = 8, 0.05
 _GPUS = ("NVIDIA L4", "NVIDIA A100-SXM4-80GB", "NVIDIA GeForce RTX 4090", "NVIDIA H100 PCIe", "Apple M4 Max")
 _MODELS = ("qwen3:8b", "mistral:7b", "llama3.3:70b", "deepseek-r1:70b", "gemma3:27b", "phi4:14b")
 
@@ -148,10 +150,17 @@ def quiet(fabric: Fabric, keys: list[str], seconds: int) -> float:
 
 
 def metrics(fabric: Fabric, keys: list[str], seconds: int) -> float:
-    """Bytes a node and heartbeat on a link while every heartbeat brings six new measurements."""
+    """Bytes a node and heartbeat on a link while every heartbeat brings six new measurements, and one of twenty round
+    trips to eight registries: as if the ways changed every ten minutes."""
     rng = random.Random(5)  # the same load every time
+    registries = [f"region-{number}" for number in range(ROUND_TRIPS)]
+
+    def measured(_key: str) -> bytes:
+        vector = {name: rng.lognormvariate(4, 1) for name in registries} if rng.random() < ROUND_TRIPS_SHARE else {}
+        return rng.randbytes(6) + packed(vector, MAX_METRICS_SIZE - 6)
+
     beats = len(keys) * seconds / BEAT_S
-    return moved(fabric, lambda: _beat(fabric, keys, seconds, lambda _: rng.randbytes(6))) / beats
+    return moved(fabric, lambda: _beat(fabric, keys, seconds, measured)) / beats
 
 
 def _beat(fabric: Fabric, keys: list[str], seconds: int, measured: Callable[[str], bytes]) -> None:

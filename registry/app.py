@@ -13,6 +13,7 @@ from registry.allow_commands import AllowCommands
 from registry.allowlist import Allowlist
 from registry.api_keys import ApiKeys
 from registry.auth import Authenticator
+from registry.backbone import BACKBONE_PREFIX, Told, read
 from registry.changes import Changes
 from registry.clock import Clock
 from registry.directory import Directory
@@ -33,10 +34,12 @@ from registry.http.server import Gate
 from registry.http.watch import Watching
 from registry.http.wire import MAX_BODY_BYTES
 from registry.metrics import Metrics
+from registry.names import canonical_region
 from registry.ports import Store
 from registry.region import Region
 from registry.reservations import Reservations
 from registry.service import Place, Registry
+from registry.tables import Table
 
 BOOTSTRAP_SCRIPT = Path(__file__).parent / "http" / "node_bootstrap.py"
 
@@ -84,6 +87,9 @@ def make_app(parts: Parts) -> tuple[web.Application, Gate, Forwarder, Registry, 
     )
     callers = Callers(parts.auth, parts.trusted_proxies, limits)
     finder = Finder(parts.directory, parts.place.aliases)
+    place, backbone = parts.place, parts.directory.backbone
+    backbone.hear(place.registry_id, Told(canonical_region(place.region, place.aliases), {}))
+    parts.directory.tables.add(Table(BACKBONE_PREFIX, read)).on_change = backbone.hear
     changes = Changes(secrets.token_hex(6))
     parts.directory.on_change = changes.note
     watching = Watching(

@@ -7,7 +7,7 @@ in the array. Names among labels, capabilities and models are found by an invert
 them.
 
 Every change costs the same whatever there is already, and every question a few passes over arrays: nothing is
-rebuilt for a write, and no question can be made slow by what it asks for. Memory: 64 bytes a row, as much again of
+rebuilt for a write, and no question can be made slow by what it asks for. Memory: 72 bytes a row, as much again of
 spreads, and what the distinct classes and sets take.
 """
 
@@ -160,6 +160,7 @@ class Columns:
         self.heard_s = np.zeros(FEW_ROWS, np.float64)  # monotonic, of the last heartbeat
         self.vectors = Vectors(FEW_ROWS)
         self._spread = Spread()
+        self.address = np.zeros(FEW_ROWS, np.int64)  # a number for where it was last seen; 0: it tells nothing
         self.said_seq = np.zeros(FEW_ROWS, np.int64)  # the position of the word on it, in its home's chain
         self._free_rows: list[int] = []
         self._classes: dict[Kind, int] = {}
@@ -192,6 +193,7 @@ class Columns:
             column[row] = _UNKNOWN
         self.base[row], self.settled_load[row], self.held[row] = 0, _UNKNOWN, 0
         self.vectors.set(row, {})
+        self.address[row] = 0
         self._free_rows.append(row)
 
     def classify(self, row: int, kind: Kind, said_seq: int) -> None:
@@ -349,6 +351,7 @@ class Columns:
         self.held = _doubled(self.held, 0)
         self.heard_s = _doubled(self.heard_s, 0)
         self.said_seq = _doubled(self.said_seq, 0)
+        self.address = _doubled(self.address, 0)
         self.numbers = {name: _doubled(column, _UNKNOWN) for name, column in self.numbers.items()}
 
     def _grow_classes(self) -> None:

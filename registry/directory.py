@@ -7,14 +7,16 @@ nodes we keep who has been silent for how long, and say when another word is due
 
 import math
 from bisect import bisect_left, bisect_right, insort
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, KeysView, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import orjson
 
 from federation.signed import split
 from federation.writes import Token
+from registry.backbone import Backbone
 from registry.capabilities import capability_names, free_vram_gb, number, slots_of, total_vram_gb
 from registry.columns import Columns, Kind
 from registry.latency import MOST_PAIRS, MOST_REGISTRIES, believed
@@ -281,6 +283,7 @@ class Directory:
         self.registry_id = registry_id
         self.columns = Columns()
         self.tables = Tables()
+        self.backbone = Backbone()
         self._by_row: list[Entry | None] = [None]
         self._nodes: dict[str, Entry] = {}
         self._order: list[str] = []
@@ -450,6 +453,7 @@ class Directory:
             signed=None if entry.signature is None else entry.signature != INVALID,
         )
         columns.classify(row, kind, entry.said[1])
+        columns.address[row] = address_number(record.observed_ip)
         columns.describe(row, total_vram_gb(flat), number(flat.get("ram_gb")), number(flat.get("cpu_cores")))
         self._measure(entry, entry.metrics, None)
 
@@ -496,6 +500,17 @@ class Directory:
             self._pairs[node_id] = pairs
             if len(self._pairs) > _MAX_MEASURERS:
                 del self._pairs[next(iter(self._pairs))]
+
+    @property
+    def registries(self) -> KeysView[str]:
+        """The ids of all registries that there are."""
+        return self._owners.keys()
+
+    def at_address(self, address: str) -> str | None:
+        """A node that was last seen at this address, one that has measured round trips if any has."""
+        rows = np.flatnonzero(self.columns.address[: self.columns.size] == address_number(address))
+        nodes = [self.at(row).node_id for row in rows[:_FEW].tolist()] if address_number(address) else []
+        return next((node_id for node_id in nodes if self.vector_of(node_id)), nodes[0] if nodes else None)
 
     def vector_of(self, node_id: str) -> dict[str, float]:
         """A node's round trips to registries, in milliseconds; none where it told none, or is not here."""
@@ -690,6 +705,11 @@ class Directory:
             order.sort()
         unsorted.clear()
         return order
+
+
+def address_number(address: str) -> int:
+    """A number for an address; 0 for none, and for this machine's own: everything may come from there."""
+    return 0 if not address or address.startswith("127.") or address == "::1" else hash(address)
 
 
 def _silence(entry: Entry, windows: Windows, liveness: Liveness) -> str:

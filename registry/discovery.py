@@ -18,7 +18,7 @@ from registry.ranking import Rows
 
 CACHE_SIZE = 512
 ORDER_FRESH_S = 1.0  # load changes with every heartbeat; an order this old is still a good one
-_NOTHING_KNOWN = np.empty(0, np.float32)
+_NOTHING_KNOWN, _NOTHING_COARSE = np.empty(0, np.float32), np.empty(0, np.bool_)
 _NONE, _ONE, _MOST = np.float32(0), np.float32(1), np.float32(ranking.MOST_GB)
 _SPARSE = 16  # below one row in so many, rows are listed before they are compared
 _SORT_AT_ONCE = 2_000  # ids; of more than these some thousands are looked through in order instead
@@ -89,7 +89,8 @@ class Matching:
 
 
 class Latency(NamedTuple):
-    """How far a node is, in milliseconds, and how that is known: `measured` or `estimated`; neither, nothing is."""
+    """How far a node is, in milliseconds, and how that is known: `measured`; `estimated` from what both measured;
+    `region`: of one of the two only the place is known. None of them: nothing is."""
 
     ms: float | None = None
     source: str | None = None
@@ -111,11 +112,13 @@ class Found:
 @dataclass(frozen=True, slots=True)
 class Near:
     """What nodes are to be near to: a region, or where round trips are known a node. `vector`: its round trips to
-    registries; `pairs`: to other nodes, by row. Milliseconds."""
+    registries; `pairs`: to other nodes, by row; `at`: where it has measured none and distances are asked for, how far
+    registries are from where it is. Milliseconds."""
 
     region: str
     vector: Mapping[str, float]
     pairs: Mapping[int, float]
+    at: Mapping[str, float]
 
 
 def filters_of(query: NodeFilter, default_status: str, aliases: Mapping[str, str]) -> list[Filter]:
@@ -242,6 +245,12 @@ def preferred_region(query: DiscoverQuery, directory: Directory, caller_region: 
     return caller_region
 
 
+def asks_for_distance(query: DiscoverQuery) -> bool:
+    """Whether how far nodes are matters more than where."""
+    by_distance = query.latency == "min" or query.sort == "latency" or query.max_latency_ms is not None
+    return by_distance or query.nearest is not None
+
+
 class Finder:
     """Answers discover. The order of one question is kept while no node came, went or changed status, for at most
     a second; what the answer says of each node is always as of now."""
@@ -259,10 +268,11 @@ class Finder:
         now: float,
         seed: int = 0,
         caller: str | None = None,
+        beside: str | None = None,
     ) -> Found:
         """The best `query.limit` nodes. `question` identifies the query; `now` is monotonic; `seed` decides among
-        equals; `caller` is the node that asks."""
-        near, known = self._near(query, caller_region, caller)
+        equals; `caller` is the node that asks, else `beside` one at its address."""
+        near, known = self._near(query, caller_region, caller, beside)
         key = (question, near.region, known, seed)
         kept = self._kept.get(key)
         revision = self._directory.revision
@@ -274,22 +284,33 @@ class Finder:
         self._kept[key] = revision, found
         return found
 
-    def _near(self, query: DiscoverQuery, caller_region: str, caller: str | None) -> tuple[Near, str]:
+    def _near(
+        self, query: DiscoverQuery, caller_region: str, caller: str | None, beside: str | None = None
+    ) -> tuple[Near, str]:
         """What to be near to; and whose round trips it goes by, for two callers with none are answered alike."""
         directory = self._directory
         region = preferred_region(query, directory, caller_region, self._aliases)
         there = query.nearest if query.nearest and directory.get(query.nearest) is not None else None
         if there is None and query.nearest in (None, "auto"):
-            there = caller
+            there = caller or beside
+        itself = there if there != beside or there == caller else None
         vector = directory.vector_of(there) if there else {}
-        pairs = directory.pairs_of(there) if there else {}
-        known = there if there and (vector or pairs) else ""
-        if known:
-            pairs |= directory.rows_of({known: 0.0})  # to itself
+        pairs = directory.pairs_of(itself) if itself else {}
+        asked = isinstance(query, DiscoverQuestion) and query.registry_rtt_ms
+        at = self._place(query, there, caller_region) if not (vector or asked) and asks_for_distance(query) else {}
+        known = there if there and (vector or pairs or at) else ""
+        if known and itself:
+            pairs |= directory.rows_of({itself: 0.0})
         if isinstance(query, DiscoverQuestion):
             vector = query.registry_rtt_ms or vector
             pairs |= directory.rows_of(query.node_rtt_ms or {})
-        return Near(region, vector, pairs), known
+        return Near(region, vector, pairs, at), known
+
+    def _place(self, query: DiscoverQuery, there: str | None, caller_region: str) -> Mapping[str, float]:
+        """How far registries are from the region in which a node is that has measured nothing, or the caller."""
+        entry, nearest = self._directory.get(there) if there else None, query.nearest
+        named = caller_region if nearest in (None, "auto") else canonical_region(nearest, self._aliases)
+        return self._directory.backbone.of_region(named if entry is None else entry.region)
 
     def _search(self, query: DiscoverQuery, near: Near, now: float, seed: int) -> Found:
         held = matching(self._directory.columns, filters_of(query, "online", self._aliases))
@@ -300,16 +321,18 @@ class Finder:
         entries = order.by_id(query.limit) if sort == "node_id" else order.best(sort, query.limit, seed)
         return Found(entries, order.latencies(entries), order.total, now)
 
-    def explain(self, query: DiscoverQuery, caller_region: str, caller: str | None = None) -> dict[str, Any]:
+    def explain(
+        self, query: DiscoverQuery, caller_region: str, caller: str | None = None, beside: str | None = None
+    ) -> dict[str, Any]:
         """How many nodes each filter leaves out, and of the node that is asked about, why it is left out."""
         directory, columns = self._directory, self._directory.columns
         filters = filters_of(query, "online", self._aliases)
         told: dict[str, Any] = {"left_out": left_out(columns, filters)}
         beyond: frozenset[int] = frozenset()
         if query.max_latency_ms is not None:
-            near, _ = self._near(query, caller_region, caller)
+            near, _ = self._near(query, caller_region, caller, beside)
             rows = matching(columns, filters).rows()
-            _, shown = Distances(columns, near).to(rows)
+            shown = Distances(directory, near).to(rows).shown
             beyond = frozenset(rows.compress(shown > query.max_latency_ms).tolist())
             if beyond:
                 told["left_out"]["max_latency_ms"] = len(beyond)
@@ -334,23 +357,33 @@ class Order:
         self._preferred = query.prefer_region is not None
         self._vouched = self._columns.table("home", lambda home: directory.vouched(*home), math.inf, np.float64)
         self._lost = self._vouched < 0
-        self._pairs, self._ranked, self._shown = near.pairs, _NOTHING_KNOWN, _NOTHING_KNOWN
-        if near.vector or near.pairs:
-            self._ranked, self._shown = Distances(self._columns, near).to(self._rows)
+        self._backbone = directory.backbone
+        self._pairs, self._by_place = near.pairs, not near.vector
+        self._ranked = self._shown = _NOTHING_KNOWN
+        self._coarse: Mask = _NOTHING_COARSE
+        if near.vector or near.pairs or near.at:
+            self._ranked, self._shown, self._coarse = Distances(directory, near).to(self._rows)
             if query.max_latency_ms is not None:
                 self._leave_out_beyond(query.max_latency_ms)
 
     def latencies(self, entries: Sequence[Entry]) -> list[Latency]:
         """How far nodes of the answer are."""
-        if not len(self._shown):
-            return [_UNKNOWN] * len(entries)
-        found = []
-        for entry in entries:
-            place = entry.row if self._rows is None else int(np.searchsorted(self._rows, entry.row))
-            ms = float(self._shown[place])
-            source = "measured" if entry.row in self._pairs else "estimated"
-            found.append(Latency(round(ms, 2), source) if ms == ms else _UNKNOWN)
-        return found
+        if len(self._shown):
+            return [self._latency_of(entry) for entry in entries]
+        far = self._backbone.of_region(self._region)
+        return [self._by_region(entry, far) for entry in entries] if len(far) > 1 else [_UNKNOWN] * len(entries)
+
+    def _latency_of(self, entry: Entry) -> Latency:
+        place = entry.row if self._rows is None else int(np.searchsorted(self._rows, entry.row))
+        ms = float(self._shown[place])
+        by_place = self._by_place or self._coarse[place]
+        source = "measured" if entry.row in self._pairs else "region" if by_place else "estimated"
+        return Latency(round(ms, 2), source) if ms == ms else _UNKNOWN
+
+    def _by_region(self, entry: Entry, far: Mapping[str, float]) -> Latency:
+        """Of a node in another region, the way between the regions; in one region nobody knows."""
+        ms = far.get(entry.owner.registry_id) if entry.region != self._region else None
+        return Latency(round(ms + AT_HOME_MS, 2), "region") if ms else _UNKNOWN
 
     def best(self, sort: str | None, limit: int, seed: int) -> list[Entry]:
         """The first ones. `sort`: by one fact before anything else."""
@@ -384,7 +417,9 @@ class Order:
         shown = self._shown if self._rows is not None else self._shown.take(rows)
         ranked = self._ranked if self._rows is not None else self._ranked.take(rows)
         near = ~(shown > most_ms)
-        self._rows, self._shown, self._ranked = rows.compress(near), shown.compress(near), ranked.compress(near)
+        coarse = self._coarse if self._rows is not None else self._coarse.take(rows)
+        self._rows, self._coarse = rows.compress(near), coarse.compress(near)
+        self._shown, self._ranked = shown.compress(near), ranked.compress(near)
         self.total = len(self._rows)
 
     def _costs(self) -> Floats:
@@ -398,21 +433,27 @@ class Order:
         if not len(self._ranked):
             return worse
         columns = self._columns
-        expected = self._of_rows(columns.spread(("latency", self._region), lambda: self._latency(preferred=False)))
+        key = "latency", self._region, self._backbone.revision
+        expected = self._of_rows(columns.spread(key, lambda: self._latency(preferred=False)))
         known: Floats = worse + np.where(np.isnan(self._ranked), _NONE, self._ranked - expected)
         return known
 
     def _latency(self, *, preferred: bool) -> Floats:
         """What regions let expect, by class. `preferred`: the other ones come behind."""
-        far_ms = ranking.ELSEWHERE_MS + (ranking.ANOTHER_REGION if preferred else 0.0)
-        columns = self._columns
-        latency = columns.chosen("region", (self._region,), ranking.SAME_REGION_MS, far_ms)
+        columns, far = self._columns, self._backbone.of_region(self._region)
+        latency = columns.chosen("region", (self._region,), ranking.SAME_REGION_MS, ranking.ELSEWHERE_MS)
         found: Floats = columns.by_class("region", latency)
-        return found
+        elsewhere = found == ranking.ELSEWHERE_MS
+        if len(far) > 1:  # other registries have said how far they are
+            home = columns.table("home", lambda home: (far.get(home[0]) or math.nan) + AT_HOME_MS, math.nan)
+            by_home = columns.by_class("home", home)
+            found = np.where(elsewhere & (by_home == by_home), by_home, found)
+        return found + elsewhere * np.float32(ranking.ANOTHER_REGION) if preferred else found
 
     def _worse(self, preferred: bool | None) -> Floats:
         """What is worse in kind; with the latency that regions let expect, unless None is preferred."""
-        key = "worse", preferred is not None and self._region, preferred, self._lost.tobytes()
+        place = None if preferred is None else (self._region, self._backbone.revision)
+        key = "worse", place, preferred, self._lost.tobytes()
         spread: Floats = self._of_rows(self._columns.spread(key, lambda: self._worse_by_class(preferred)))
         return self._doubted(spread)
 
@@ -459,29 +500,45 @@ class Order:
         return column[: self._columns.size] if self._rows is None else column.take(self._rows)
 
 
+class Far(NamedTuple):
+    """Of rows: what to rank by, what to show (NaN: nothing is known), and whether only the node's home is known."""
+
+    ranked: Floats
+    shown: Floats
+    coarse: Mask
+
+
 class Distances:
     """How far nodes are from one: what it measured itself; what both measured to registries; else the way to their
     home registry."""
 
-    def __init__(self, columns: Columns, near: Near) -> None:
+    def __init__(self, directory: Directory, near: Near) -> None:
+        columns = directory.columns
         self._columns, self._near = columns, near
-        self._home = columns.table("home", lambda home: near.vector.get(home[0], math.nan) + AT_HOME_MS, math.nan)
+        self._beyond = directory.backbone.beyond(near.vector or near.at) | dict(near.at)
+        ways = {**self._beyond, **near.vector}
+        self._home = columns.table("home", lambda home: ways.get(home[0], math.nan) + AT_HOME_MS, math.nan)
+        # Both are somewhere in one region: that is near, and nobody knows how near.
+        within = [name for name, ms in near.at.items() if not ms]
+        self._within = columns.table("home", lambda home: math.nan if home[0] in within else 0.0, 0.0)
 
-    def to(self, rows: Rows | None) -> tuple[Floats, Floats]:
-        """(what to rank by, what to show) of these rows, which ascend, or of all; NaN where nothing is known."""
+    def to(self, rows: Rows | None) -> Far:
+        """How far these rows are, which ascend, or all of them."""
         columns, near = self._columns, self._near
         size = columns.size if rows is None else len(rows)
         vectors = {
             name: column[:size] if rows is None else column.take(rows)
-            for name in near.vector
+            for name in (*near.vector, *self._beyond)
             if (column := columns.vectors.column(name)) is not None
         }
-        ranked, shown = estimates(vectors, near.vector, size)
-        unknown = np.flatnonzero(np.isnan(shown))
+        ranked, shown = estimates(vectors, near.vector, size, self._beyond)
+        coarse = np.isnan(shown)
+        unknown = np.flatnonzero(coarse)
         by_home = columns.by_row("home", self._home, unknown if rows is None else rows.take(unknown))
-        ranked[unknown], shown[unknown] = by_home, by_home
+        ranked[unknown] = by_home
+        shown[unknown] = by_home + columns.by_row("home", self._within, unknown if rows is None else rows.take(unknown))
         for row, ms in near.pairs.items():
             place = row if rows is None else int(np.searchsorted(rows, row))
             if place < size and (rows is None or rows[place] == row):
                 ranked[place] = shown[place] = ms
-        return ranked, shown
+        return Far(ranked, shown, coarse)

@@ -9,11 +9,16 @@ Of vectors x and y two things are made (chosen on measured round trips between 4
 The mean of the differences is small for nodes that see the world alike, the sum says how far even those are; each
 alone ranks worse. Network coordinates did worse still. A pair that was measured beats both.
 
+Where somebody has not measured a registry, the way to it by another that was measured, and on by what registries
+measure of each other (backbone.py), is an upper bound: it is shown where it is the least, and ranked by itself where
+nothing else is known. To take it for a measurement in the differences ranked worse.
+
 A node that lies about its round trips moves itself and nobody else: no other node's distance uses its numbers.
 Round trips that no network has are left out, and counted.
 """
 
 from collections.abc import Container, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -88,10 +93,15 @@ class Vectors:
         return self._of.get(name)
 
 
-def estimates(vectors: Mapping[str, Floats], there: Mapping[str, float], count: int) -> tuple[Floats, Floats]:
+def estimates(
+    vectors: Mapping[str, Floats],
+    there: Mapping[str, float],
+    count: int,
+    beyond: Mapping[str, float] = MappingProxyType({}),
+) -> tuple[Floats, Floats]:
     """(what to rank by, what to show) between each of `count` nodes and one whose vector is `there`, in
-    milliseconds; NaN where the two have measured no registry in common. `vectors`: the nodes' round trips by
-    registry."""
+    milliseconds; NaN where nothing is known. `vectors`: the nodes' round trips by registry. `beyond`: how far that
+    one is from registries which it has not measured."""
     least = np.full(count, np.inf, np.float32)
     apart, common = np.zeros(count, np.float32), np.zeros(count, np.float32)
     difference, total = np.empty(count, np.float32), np.empty(count, np.float32)
@@ -109,4 +119,9 @@ def estimates(vectors: Mapping[str, Floats], there: Mapping[str, float], count: 
     with np.errstate(divide="ignore", invalid="ignore"):
         shown = np.where(common > 0, least, np.float32(np.nan))
         ranked = np.sqrt(apart / common * shown)
+    for name in sorted(beyond, key=beyond.__getitem__)[:MOST_COMPARED]:
+        if name in vectors:
+            np.fmin(shown, vectors[name] + np.float32(beyond[name]), out=shown)
+    if beyond:
+        ranked = np.where(np.isnan(ranked), shown, ranked)
     return ranked, shown

@@ -1,7 +1,8 @@
 """In what order nodes are offered: one cost, in milliseconds and what is worth as many.
 
     cost = latency + 100 * (load + held)^2 + 20 * (1 - min(free VRAM, 48 GB) / 48 GB) + silence
-    latency: measured or estimated; else 15 ms in the caller's region, 120 ms elsewhere
+    latency: measured or estimated; else 15 ms in the caller's region, and elsewhere what registries measure of each
+        other and 10 ms; 120 ms where they tell nothing
     load: 0..1, unknown counts as 0.5; free VRAM unknown counts as none
     held: slots that callers hold, of the slots that the node has; of four where it does not say; at most 4
     silence: 1 ms for each second beyond one and a half heartbeat intervals, of nodes whose heartbeats come here

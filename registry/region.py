@@ -20,6 +20,7 @@ from federation.config import Config
 from federation.engine import Engine
 from federation.links import Links
 from federation.replica import Replica
+from registry import backbone
 from registry.audit import Audit
 from registry.audit_chain import START, BrokenLine, Head, read
 from registry.audit_log import AuditLog
@@ -29,7 +30,6 @@ from registry.errors import ApiError
 from registry.follower import Follower
 from registry.lifecycle import Windows
 from registry.logs import event
-from registry.measurements import pack
 from registry.node import NODE_PREFIX
 from registry.ports import Change, Fenced, Lease, Store, StoreUnavailable
 from registry.stored import unpack_meta
@@ -41,6 +41,7 @@ LEFT_S = 3.0  # how long the lease is left to a worker that knows more than the 
 BOOTSTRAP_ALONE_S = 3.0  # how long a start waits for a first link before it serves what it has
 BOOTSTRAP_S = 60.0  # and for a peer to give it everything
 PUBLISH_S = 1.0
+BACKBONE_S = 3.0  # a link has been measured by then
 OWNERS = "owners"
 
 Json = Any
@@ -48,11 +49,12 @@ Json = Any
 
 @dataclass(frozen=True, slots=True)
 class Membership:
-    """What makes this registry a member of a federation. `make_links`: None when it is in none."""
+    """What makes this registry a member of a federation. `make_links`: None when it is in none. `region`: its own."""
 
     config: Config
     make_links: Callable[[Writer], Links] | None
     expects_peers: bool
+    region: str = ""
 
 
 class Region:
@@ -265,7 +267,10 @@ class Region:
         if not self._alone:
             writer.on_beats = self._beats_to_publish.extend
         self._began_s, self._linked = self._clock.monotonic(), False
+        links = self.links
         self._tasks = [self._run(writer.tick_for_ever(), "tick"), self._run(self._sweep(writer), "sweep")]
+        if links is not None:
+            self._tasks.append(self._run(self._tell_backbone(writer, links), "backbone"))
         if not self._alone:
             self._tasks.append(self._run(self._publish_for_ever(writer), "publish"))
 
@@ -358,7 +363,20 @@ class Region:
             writer.confirm(change.key[len(NODE_PREFIX) :])
         if writer is not None and writer.engine.links:
             with contextlib.suppress(ValueError):
-                writer.measured(change.key[len(NODE_PREFIX) :], pack(orjson.loads(change.data)))
+                writer.measured(change.key[len(NODE_PREFIX) :], orjson.loads(change.data))
+
+    async def _tell_backbone(self, writer: Writer, links: Links) -> None:
+        """Tell how far the other registries are, and where we are ourselves: see backbone.py."""
+        key = backbone.BACKBONE_PREFIX + self._membership.config.registry_id
+        while True:
+            await asyncio.sleep(BACKBONE_S)
+            record = writer.engine.replica.get(key)
+            measured = {peer.registry_id: peer.rtt_ms for peer in links.peers() if peer.registry_id is not None}
+            told = backbone.read(record) if record is not None else None
+            news = backbone.news(told, self._membership.region, measured)
+            if news is not None and not self.reasons:
+                with contextlib.suppress(StoreUnavailable, ValueError):
+                    await writer.put(key, backbone.packed(news))
 
     # what the other workers cannot see for themselves
 

@@ -31,6 +31,7 @@ from registry.http.server import Runner
 from registry.key_keeping import UseKeeper
 from registry.lifecycle import Transition
 from registry.metrics import Metrics
+from registry.names import canonical_region
 from registry.node import node_key
 from registry.ports import Store
 from registry.region import Membership, Region
@@ -190,7 +191,8 @@ def membership(settings: Settings, job: Assignment, shown: Certificates) -> Memb
         named = registry_named if settings.tls_ca else None
         return Links(identity, writer, settings.peer, rng, ssl_context=shown.client, named=named)
 
-    return Membership(config, make_links if secret is not None else None, bool(settings.peer))
+    make = make_links if secret is not None else None
+    return Membership(config, make, bool(settings.peer), canonical_region(settings.region, settings.aliases()))
 
 
 def _parts(

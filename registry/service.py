@@ -42,6 +42,7 @@ from registry.ports import Store, StoreUnavailable
 from registry.writer import Position, Writer
 
 SEEN_WITHIN_S = 2.0  # how long a read waits for the write that it asks for
+_RTTS, _RTTS_JSON = "registry_rtt_ms", b'"registry_rtt_ms":{'
 _NOTABLE = frozenset({"leaving", "draining", "maintenance", "degraded"})
 
 
@@ -171,15 +172,16 @@ class Registry:
             await self._write_use(writer, who.key_id)
         return self._registration_answer(node_id, key[0] if key else None, made, writer)
 
-    async def heartbeat(self, who: Principal, beat: HeartbeatRequest) -> bytes:
-        """Note that a node lives, and what it measured; the answer's JSON."""
+    async def heartbeat(self, who: Principal, beat: HeartbeatRequest, rtt_ms: float | None = None) -> bytes:
+        """Note that a node lives, and what it measured; the answer's JSON. `rtt_ms`: to the node, where its
+        connection has told: it counts where the node tells nothing."""
         node_id = beat.node_id
         self.auth.require(who, "own", node_id)
         entry = self.directory.get(node_id)
         if entry is not None:
             if not self.admission.allowlist.admits(entry):
                 await self._turn_away(entry)
-            metrics, decoded = self._beat_metrics(entry, beat)
+            metrics, decoded = self._beat_metrics(entry, beat, rtt_ms)
             token = entry.token  # of now: another run may register while this one's heartbeat is kept
             if self._is_plain(entry, beat) and await self._beat(node_id, metrics, decoded):
                 return self._beat_answer(entry, token)
@@ -300,7 +302,7 @@ class Registry:
         self.directory.beat(node_id, metrics, at_ms, self._clock.monotonic(), decoded, now_ms=at_ms)
         writer = self._role.writer
         if decoded and writer is not None and writer.engine.links:
-            writer.measured(node_id, measurements.pack(decoded))
+            writer.measured(node_id, decoded)
         return True
 
     async def _write_use(self, writer: Writer, key_id: str) -> None:
@@ -355,17 +357,33 @@ class Registry:
         entry = self.directory.get(node_id)
         return entry.metrics if entry is not None else b"{}"
 
-    @staticmethod
-    def _beat_metrics(entry: Entry, beat: HeartbeatRequest) -> tuple[bytes, dict[str, Any] | None]:
+    def _beat_metrics(
+        self, entry: Entry, beat: HeartbeatRequest, rtt_ms: float | None = None
+    ) -> tuple[bytes, dict[str, Any] | None]:
         """What to keep of a heartbeat, encoded and decoded; what is kept already when it says nothing."""
         extra = beat.model_extra
-        if beat.metrics is None and not extra:
-            return entry.metrics, None
         values = {**extra, **(beat.metrics or {})} if extra else beat.metrics
+        if values is None and rtt_ms is None:
+            return entry.metrics, None
+        if values is None or _RTTS not in values:
+            values = self._with_round_trips(entry, values, rtt_ms)
         encoded = orjson.dumps(values)
         if encoded.count(b"{") + encoded.count(b"[") > 16:  # cannot be too deep with fewer
             check_shape(values)
         return bytes(memoryview(encoded)), values
+
+    def _with_round_trips(self, entry: Entry, values: dict[str, Any] | None, rtt_ms: float | None) -> dict[str, Any]:
+        """A heartbeat's numbers, with the node's round trips that are known: what it told itself, else what the
+        connection tells now and then."""
+        if rtt_ms is None and _RTTS_JSON not in entry.metrics:
+            return values or {}
+        kept = orjson.loads(entry.metrics)
+        told = kept.get(_RTTS)
+        known = told if isinstance(told, dict) else {}
+        if rtt_ms is not None and not known.keys() - {self.place.registry_id}:
+            known = {self.place.registry_id: round(rtt_ms, 2)}
+        values = kept if values is None else values
+        return {**values, _RTTS: known} if known else values
 
     @staticmethod
     def _changes_report(known: str | None, reported: str | None) -> bool:

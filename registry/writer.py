@@ -23,13 +23,15 @@ from federation.messages import Message
 from federation.record import REGISTRY_PREFIX
 from federation.record import Record as Versioned
 from federation.roster import Advert, unpack_advert
+from federation.wire import MAX_METRICS_SIZE
 from federation.writes import Token
-from registry import measurements
+from registry import measurements, round_trips
 from registry.audit import Audit
 from registry.audit_chain import START
 from registry.audit_log import AuditLog
 from registry.clock import Clock
 from registry.directory import Directory, Due
+from registry.latency import MOST_REGISTRIES, believed
 from registry.logs import event
 from registry.node import NODE_PREFIX, Record, Word, node_key
 from registry.ports import Fenced, Put, Store, StoreChanged, StoreUnavailable
@@ -42,6 +44,7 @@ ROUNDS_AT_ONCE = 4  # before there is a gap: who writes now and then never waits
 RETRY_S = 0.2
 PAUSE_AFTER_S = 3.0  # without the store: others should not take us for alive when nobody can write here
 MAX_DOUBTFUL = 16  # commits in a row of which nobody knows whether they were made
+TELL_AGAIN_S = 600.0  # of new links: what was told of nodes' round trips before, they have not heard
 LOUD_FAULTS = 10  # traces of one fault that may come with every tick
 LOUD_S = 60.0  # one cause is logged once in so long
 
@@ -134,6 +137,8 @@ class Writer:
         self.on_recovered: Callable[[], None] = lambda: None
         self.on_beats: Callable[[list[tuple[str, bytes, int]]], None] | None = None  # for other workers
         self._beats: list[tuple[str, bytes, int]] = []
+        self._round_trips = round_trips.News()
+        self._told_all_s = clock.monotonic()
         engine.on_measured(self._measured)
         engine.ask_heard(self._is_heard)
         self._roster_seen: dict[str, bytes] = {}
@@ -177,6 +182,10 @@ class Writer:
 
     def connected(self, peer: str) -> None:
         """A link is up (federation/links.py calls these)."""
+        now_s = self._clock.monotonic()
+        if now_s - self._told_all_s >= TELL_AGAIN_S:  # where links come and go, not each time
+            self._round_trips.again()
+            self._told_all_s = now_s
         self.perform(self.engine.connected(peer, self.now))
 
     def disconnected(self, peer: str) -> None:
@@ -279,9 +288,13 @@ class Writer:
         await self._kept(effects)
         return made
 
-    def measured(self, node_id: str, metrics: bytes) -> None:
+    def measured(self, node_id: str, values: Mapping[str, Any]) -> None:
         """A node of ours reported numbers; nothing about it changed."""
-        self.engine.measured(node_key(node_id), metrics, self.now)
+        numbers, vector = measurements.pack(values), values.get("registry_rtt_ms")
+        if vector:
+            vector, _ = believed(vector, MOST_REGISTRIES, self._directory.registries)
+            numbers = self._round_trips.beat(node_id, numbers, vector, MAX_METRICS_SIZE)
+        self.engine.measured(node_key(node_id), numbers, self.now)
 
     async def amend(self, node_id: str, intent: bytes, word: Word | None) -> None:
         """An operator's will, and (of a node of ours) another word on it."""
@@ -616,15 +629,26 @@ class Writer:
 
     def _measured(self, record: Versioned) -> None:
         """Another registry's node reported numbers."""
-        values = measurements.unpack(record.metrics)
-        if not values or not record.key.startswith(NODE_PREFIX):
+        numbers, rtts = round_trips.split(record.metrics)
+        values = measurements.unpack(numbers)
+        if not (values or rtts) or not record.key.startswith(NODE_PREFIX):
             return
+        known = round_trips.unpacked(rtts, self._directory.registries) if rtts else self._known(record)
+        if known:
+            values["registry_rtt_ms"] = known
         metrics = bytes(memoryview(orjson.dumps(values)))  # a copy to keep: orjson's own buffer is oversized
         at_ms = self._clock.wall_ms() - int((self._clock.monotonic() - record.metrics_at_s) * 1000)
         node_id, now_ms = record.key[len(NODE_PREFIX) :], self._clock.wall_ms()
         self._directory.beat(node_id, metrics, at_ms, record.metrics_at_s, values, now_ms=now_ms)
         if self.on_beats is not None:
             self._beats.append((record.key, metrics, at_ms))
+
+    def _known(self, record: Versioned) -> Any:
+        """The round trips that came with an earlier heartbeat: they do not come with each."""
+        entry = self._directory.get(record.key[len(NODE_PREFIX) :])
+        if entry is None or b'"registry_rtt_ms"' not in entry.metrics:
+            return None
+        return orjson.loads(entry.metrics).get("registry_rtt_ms")
 
     def _is_heard(self, key: str) -> bool:
         """Whether a node of ours is alive by what we know."""

@@ -10,6 +10,7 @@ from registry.directory import Entry
 from registry.errors import ApiError, no_such_node
 from registry.http.limits import Limits
 from registry.http.presented import from_worker, presented
+from registry.http.round_trip import kernel_rtt_ms
 from registry.keys import ANYONE, Principal
 from registry.scopes import Query, narrowed
 
@@ -120,6 +121,20 @@ class Callers:
                 if not self._trusted(candidate):
                     break
         return seen
+
+    def round_trip_ms(self, request: web.Request) -> float | None:
+        """The round trip to the caller as the kernel knows it, in milliseconds; None where somebody stands between
+        us and it. A connection from this machine is mostly a proxy's or a tunnel's that nobody told us of."""
+        seen = request.remote or ""
+        if (
+            from_worker(request)
+            or self._trusted(seen)
+            or not _is_address(seen)
+            or ipaddress.ip_address(seen).is_loopback
+        ):
+            return None
+        transport = request.transport
+        return kernel_rtt_ms(transport.get_extra_info("socket")) if transport is not None else None
 
     def _trusted(self, address: str) -> bool:
         return _is_address(address) and any(ipaddress.ip_address(address) in network for network in self._proxies)

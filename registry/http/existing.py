@@ -29,7 +29,7 @@ class ExistingHandlers:
     async def profile(self, request: web.Request) -> web.Response:
         """GET /{node_id}/profile: what the node is, without how it fares."""
         node = self._node(request)
-        left_out = ("metrics", "status_reason", "status_age_s", "last_heartbeat")
+        left_out = ("metrics", "status_reason", "status_age_s", "last_heartbeat", "reserved_slots")
         return answer_json({key: value for key, value in node.items() if key not in left_out})
 
     async def dashboard(self, request: web.Request) -> web.Response:

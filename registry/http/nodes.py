@@ -9,11 +9,12 @@ from aiohttp import web
 
 from registry.clock import Clock
 from registry.directory import Entry
-from registry.discovery import Finder, filters_of, in_order_of_ids, matching
+from registry.discovery import Finder, asks_for_distance, filters_of, in_order_of_ids, matching
 from registry.errors import ApiError, invalid
 from registry.http.caller import Callers
 from registry.http.watch import Watching
 from registry.http.wire import answer, answer_json, no_query, query_of, read_json
+from registry.keys import Principal
 from registry.model import (
     DiscoverQuery,
     DiscoverQuestion,
@@ -64,7 +65,8 @@ class NodeHandlers:
         """POST /heartbeat."""
         who = self._callers.identify(request)
         no_query(request)
-        return answer(await self._registry.heartbeat(who, parse(HeartbeatRequest, await read_json(request))))
+        beat = parse(HeartbeatRequest, await read_json(request))
+        return answer(await self._registry.heartbeat(who, beat, self._round_trip_ms(request)))
 
     async def heartbeat_of(self, request: web.Request) -> web.Response:
         """POST /{node_id}/heartbeat."""
@@ -74,7 +76,11 @@ class NodeHandlers:
         path_id = request.match_info["node_id"]
         if data.setdefault("node_id", path_id) != path_id:
             raise invalid("node_id", "differs from the one in the path")
-        return answer(await self._registry.heartbeat(who, parse(HeartbeatRequest, data)))
+        return answer(await self._registry.heartbeat(who, parse(HeartbeatRequest, data), self._round_trip_ms(request)))
+
+    def _round_trip_ms(self, request: web.Request) -> float | None:
+        """How far the node is, by its connection; seldom asked, as ways change slowly."""
+        return self._callers.round_trip_ms(request) if self._dice.random() < ROUND_TRIP_SHARE else None
 
     async def get(self, request: web.Request) -> web.Response:
         """GET /{node_id}."""
@@ -156,11 +162,12 @@ class NodeHandlers:
         self._reservations.expire()
         region, lot = self._caller_region(who.node_id), self._dice.randrange(LOTS)
         now_s = self._clock.monotonic()
-        found = self._finder.discover(query, question, region, now_s, lot, who.node_id)
+        beside = self._beside(request, who, query)
+        found = self._finder.discover(query, question, region, now_s, lot, who.node_id, beside)
         as_of = iso(self._clock.wall_ms() - int((now_s - found.at_s) * 1000)).encode()
         why = b""
         if query.explain:
-            told = self._finder.explain(query, region, who.node_id)
+            told = self._finder.explain(query, region, who.node_id, beside)
             why = b',"explain":' + orjson.dumps(self._reservations.explained(told))
         tail = b'"total":%d,"query":%b,"as_of":"%b"%b}' % (found.total, query.echo, as_of, why)
         entries = found.entries[:MOST_PROOFS] if query.proof else found.entries
@@ -176,12 +183,19 @@ class NodeHandlers:
             return [b""] * len(entries)
         return [_proof_piece(entry) for entry in entries]
 
+    def _beside(self, request: web.Request, who: Principal, query: DiscoverQuery) -> str | None:
+        """A node at the caller's address, where it matters how far the caller is and its key does not tell."""
+        if who.node_id is not None or not asks_for_distance(query):
+            return None
+        return self._registry.directory.at_address(self._callers.address(request))
+
     def _caller_region(self, node_id: str | None) -> str:
         entry = self._registry.directory.get(node_id) if node_id else None
         return entry.region if entry else canonical_region(self._registry.place.region, self._registry.place.aliases)
 
 
 MOST_PROOFS = 200  # in one answer: each has to be unpacked
+ROUND_TRIP_SHARE = 0.1  # of heartbeats: by chance, as nodes may beat in a fixed order
 LOTS = 16  # as many answers to one question are kept, each with other nodes first among equals
 _DISCOVER_NAMES = frozenset(DiscoverQuestion.model_fields) | {"labels", "node_role", "node_type", "capabilities"}
 

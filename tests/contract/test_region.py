@@ -15,13 +15,16 @@ from registry import region as region_module
 from registry import service as service_module
 from registry.errors import ApiError
 from registry.lifecycle import Windows
+from registry.model import HeartbeatRequest, parse
 from registry.node import Record, node_key
 from registry.ports import StoreUnavailable
 from registry.region import BOOTSTRAP_ALONE_S, BOOTSTRAP_S
+from registry.round_trips import packed, split, unpacked
 from registry.service import NotWriter
 from registry.writer import Writer
 from tests.support.clock import ManualClock
 from tests.support.regions import (
+    ADMIN,
     ANYONE,
     HERE,
     THERE,
@@ -282,6 +285,76 @@ async def test_the_other_workers_hear_how_owners_stand_and_where_else_nodes_may_
         await becomes(stands)
         assert orjson.loads(entry.fragment() + b"}")["status_age_s"] is not None
         await becomes(lambda: told and told[-1] == [{"url": "http://there.example.org", "region": "us"}])
+
+
+async def test_round_trips_of_nodes_cross_the_federation_and_reach_every_worker(
+    region: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(region_module, "PUBLISH_S", 0.05)
+    made: list[FakeLinks] = []
+
+    def make_links(writer: Writer) -> FakeLinks:
+        made.append(FakeLinks())
+        return made[-1]
+
+    async with two(region, links=make_links) as (one, other):
+        peer = Peer(one.writer, made[0])
+        peer.connect()
+        _, effects = peer.engine.register(
+            "n:t", (await one_spec(one)), peer.now, incarnation=0, judgement=b'["online",null,null,null]'
+        )
+        peer.do(effects)
+        await becomes(lambda: other.directory.get("t") is not None)
+        plain, rtts = bytes([10, 255, 255, 255, 255, 255]), packed({HERE: 12.0, "nobody": 3.0}, 50)
+
+        def heard(numbers: bytes, cpu_percent: int) -> bool:
+            peer.engine.measured("n:t", numbers, peer.now)
+            peer.tick()
+            shown = [orjson.loads(entry.metrics) for each in (one, other) if (entry := each.directory.get("t"))]
+            vectors = [each.directory.vector_of("t") for each in (one, other)]
+            told = {"cpu_percent": cpu_percent, "registry_rtt_ms": {HERE: pytest.approx(12, rel=0.03)}}
+            return shown == [told] * 2 and vectors == [{HERE: pytest.approx(12, rel=0.03)}] * 2
+
+        await becomes(lambda: heard(plain + rtts, 20))
+        await becomes(lambda: heard(bytes([11]) + plain[1:], 22)), "the next one says nothing of them"
+
+        await one.register("ours")
+        for worker in (one, other):  # each hears heartbeats
+            await becomes(lambda worker=worker: worker.directory.get("ours") is not None)
+            ms = 40.0 if worker is one else 90.0
+            await worker.beat("ours", metrics={"cpu_percent": 20, "registry_rtt_ms": {THERE: ms, "nobody": 1.0}})
+
+            def told(ms: float = ms) -> bool:
+                record = peer.engine.replica.get("n:ours")
+                beat = record.metrics if record is not None else b""
+                return unpacked(split(beat)[1], [THERE]) == {THERE: pytest.approx(ms, rel=0.03)}
+
+            await becomes(told)
+
+
+async def test_what_a_connection_tells_counts_where_the_node_tells_nothing(region: Bench) -> None:
+    async with working(await region.worker()) as worker:
+        await worker.register("a")
+
+        async def beaten(rtt_ms: float | None, **report: Any) -> tuple[dict[str, Any], dict[str, float]]:
+            request = parse(HeartbeatRequest, {"node_id": "a", **report})
+            await worker.registry.heartbeat(ADMIN, request, rtt_ms)
+            entry = worker.directory.get("a")
+            assert entry is not None
+            return orjson.loads(entry.metrics), worker.directory.vector_of("a")
+
+        assert await beaten(None, metrics={"cpu_percent": 1}) == ({"cpu_percent": 1}, {})
+        told = {"registry_rtt_ms": {HERE: 7.5}}
+        assert await beaten(7.5) == ({"cpu_percent": 1, **told}, {HERE: 7.5}), "beside what it said before"
+        assert await beaten(None, metrics={"cpu_percent": 2}) == ({"cpu_percent": 2, **told}, {HERE: 7.5})
+        assert (await beaten(9.0, metrics={}))[1] == {HERE: 9.0}, "the newest"
+        worker.directory.hear(THERE, reachable=True, age_s=0.0, now_ms=1, generation=1, known=())
+        own = {"registry_rtt_ms": {HERE: 5.0, THERE: 80.0}}
+        assert await beaten(9.0, metrics=own) == (own, own["registry_rtt_ms"])
+        assert await beaten(9.0, metrics={}) == (own, own["registry_rtt_ms"]), "what it told itself stands"
+        junk = {"registry_rtt_ms": [1]}
+        assert (await beaten(9.0, metrics=junk))[0] == junk
+        assert (await beaten(9.0, metrics={"x": {"registry_rtt_ms": {}}}))[1] == {HERE: 9.0}
 
 
 async def test_what_was_said_of_owners_grows_old_while_nobody_can_tell_more(

@@ -14,7 +14,7 @@ from federation.clock import Now
 from federation.config import Config
 from federation.effects import Effect, Send
 from federation.engine import Engine
-from federation.links import Links
+from federation.links import Links, PeerState
 from federation.messages import Message
 from federation.replica import Replica
 from federation.roster import Advert, pack_advert
@@ -121,6 +121,10 @@ class FakeLinks:
     async def stop(self) -> None:
         """See federation.links.Links."""
         self.started = False
+
+    def peers(self) -> list[PeerState]:
+        """See federation.links.Links."""
+        return []
 
     def kinds(self) -> list[str]:
         """The names of the messages sent."""

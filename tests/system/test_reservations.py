@@ -79,6 +79,22 @@ async def test_a_hold_is_seen_everywhere_and_ends_by_itself_or_when_it_is_releas
         assert "reserved_slots" not in node
 
 
+async def test_how_far_registries_are_from_each_other_is_known_at_both(eu: Process, us: Process) -> None:
+    async with session(eu.url) as here, session(us.url) as there:
+        await register(here, "far", labels=["far"], region="eu")
+        for client, nearest, source in ((here, "us", "region"), (there, "auto", "region"), (here, "eu", None)):
+
+            async def answered(
+                client: aiohttp.ClientSession = client, nearest: str = nearest, source: str | None = source
+            ) -> bool:
+                _, found = await call(client, "GET", f"discover?label=far&nearest={nearest}")
+                return [(n["latency_source"], n["latency_ms"] is None) for n in found["nodes"]] == [
+                    (source, source is None)
+                ]
+
+            await until(answered)
+
+
 async def test_callers_who_discover_and_reserve_do_not_land_on_one_node(eu: Process) -> None:
     """One is idle, five are half busy: whoever only discovers takes the idle one, whoever reserves does not."""
     async with session(eu.url) as client:

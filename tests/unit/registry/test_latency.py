@@ -144,7 +144,7 @@ def test_a_node_of_another_registry_is_at_least_as_far_as_that() -> None:
     directory = world()
     directory.put(at_home(record("there", region="us"), "us"), 99, 0.0)
     directory.hear("us", reachable=True, age_s=0.0, now_ms=NOW_MS, generation=1, known=((1, 1),))
-    assert ("there", 110.0, "estimated") in answer(directory)
+    assert ("there", 110.0, "region") in answer(directory)
 
 
 def test_a_lie_moves_the_liar_and_nobody_else() -> None:
