@@ -52,6 +52,8 @@ class Answer:
     status: int
     body: Any
     text: str
+    raw: bytes = b""
+    headers: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def detail(self) -> str:
@@ -160,7 +162,7 @@ class AdminClient:
             body = json.loads(text)
         except (ValueError, RecursionError):
             body = None
-        return Answer(answer.status, body, text)
+        return Answer(answer.status, body, text, raw, dict(answer.getheaders()))
 
     def _connection(self) -> http.client.HTTPConnection:
         host, port = self._split.hostname or "", self._split.port

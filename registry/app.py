@@ -21,6 +21,7 @@ from registry.discovery import Finder
 from registry.federation_view import federation_view
 from registry.http.about import AboutHandlers
 from registry.http.allowlist import AllowlistHandlers
+from registry.http.audit import AuditHandlers
 from registry.http.caller import Callers
 from registry.http.existing import ExistingHandlers
 from registry.http.federation import LINK_PATH, FederationHandlers
@@ -61,6 +62,7 @@ class Parts:
     trusted_proxies: Sequence[str] = ()
     cors_origins: Sequence[str] = ()
     started_ms: int = 0
+    audit_folder: Path | None = None
     key_rate: float = KEY_PER_S
     address_rate: float = ADDRESS_PER_S
 
@@ -153,6 +155,7 @@ def make_app(parts: Parts) -> tuple[web.Application, Gate, Forwarder, Registry, 
             web.get("/api/v1/keys/{key_id}", keys.get),
             web.delete("/api/v1/keys/{key_id}", keys.revoke),
             web.post("/api/v1/keys/{key_id}/rotate", keys.rotate),
+            web.get("/api/v1/audit", AuditHandlers(parts.audit_folder, parts.place.registry_id, callers).list),
             web.get("/api/v1/federation", federation.federation),
             web.delete("/api/v1/federation/members/{registry_id}", federation.forget),
             web.get(LINK_PATH, public(federation.link)),

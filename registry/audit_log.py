@@ -16,6 +16,8 @@ from registry.ports import AuditBatch
 MAX_LINES = 1_000  # a commit: 400 KB, which the store takes in some milliseconds
 KEPT_LINES = 1_000  # in memory, for a store that lost what it had
 
+_CHECKPOINT = b'"action":"checkpoint.'
+
 
 class _Placed(NamedTuple):
     head: Head
@@ -33,6 +35,7 @@ class AuditLog:
         self._recent: deque[_Placed] = deque(maxlen=KEPT_LINES)
         self._left: tuple[int, int] | None = None  # of other workers' entries: how many, and the last one's number
         self.kept = head
+        self.news = 0  # entries kept that are about more than checkpoints, since it was set to 0
 
     @property
     def waiting(self) -> bool:
@@ -63,7 +66,9 @@ class AuditLog:
         while self._placed and self._placed[0].head.seq <= last:
             placed = self._placed.popleft()
             self._recent.append(placed)
-            self.kept = max(self.kept, placed.head)
+            if placed.head > self.kept:
+                self.kept = placed.head
+                self.news += _CHECKPOINT not in placed.entry
         if self._left is not None and self._left[1] <= last:
             self._left = None
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from registry import allow_cli, ca_cli, federation_cli, keys_cli, logs
+from registry import allow_cli, audit_cli, ca_cli, federation_cli, keys_cli, logs
 from registry.settings import ConfigurationError, load, misspelled
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
@@ -48,6 +48,8 @@ def serve_command(  # every flag of the contract is a parameter: that is what ty
     log_format: Annotated[str | None, _flag("text or json (text).")] = None,
     log_level: Annotated[str | None, _flag("debug, info, warning or error (warning).")] = None,
     regions_file: Annotated[Path | None, _flag("Region aliases (TOML).")] = None,
+    audit_keep_mb: Annotated[int | None, _flag("Audit log on disk, at most (1024).")] = None,
+    audit_sign_every_s: Annotated[float | None, _flag("How often it is signed for the peers (300).")] = None,
     env_file: Annotated[Path | None, _flag("File of REGISTRY_... settings (.env).")] = None,
 ) -> None:
     """Run a registry. Every flag is also REGISTRY_<FLAG> in the environment or the env file."""
@@ -73,3 +75,4 @@ app.add_typer(ca_cli.app, name="ca")
 app.add_typer(allow_cli.allow, name="allow")
 app.add_typer(keys_cli.keys, name="keys")
 app.add_typer(keys_cli.join_token, name="join-token")
+app.add_typer(audit_cli.app, name="audit")

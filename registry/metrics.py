@@ -63,6 +63,12 @@ class Metrics:
             ["limit"],
             registry=self._own,
         )
+        self.audit_behind = Gauge(
+            "dagi_registry_audit_entries_unfiled",
+            "Entries of the audit log that its files lack: more than 0 for long, and they cannot be written.",
+            registry=self._own,
+            multiprocess_mode="livemax",
+        )
         self.ready = Gauge(
             "dagi_registry_ready",
             "1 when ready to serve writes.",

@@ -374,6 +374,19 @@ class CleanupQuery(BaseModel):
     older_than_s: Annotated[float, Field(ge=0, le=1e9)] = 3600.0
 
 
+class AuditQuery(BaseModel):
+    """GET /api/v1/audit. `after`: the number of the last entry of the page before. `since`: ISO 8601 in UTC, or the
+    beginning of it. `action`: or the beginning of it. `actor`: a kind of key, a key's id, or a node's."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+
+    after: Whole = Field(0, ge=0, le=2**53)
+    limit: Whole = Field(100, ge=1, le=MAX_LIMIT)
+    since: Annotated[str, Field(max_length=24, pattern=r"^[0-9][0-9TZ:.-]*$")] | None = None
+    action: Annotated[str, Field(min_length=1, max_length=100)] | None = None
+    actor: Annotated[str, Field(min_length=1, max_length=255)] | None = None
+
+
 M = TypeVar("M", bound=BaseModel)
 
 

@@ -110,6 +110,11 @@ class Region:
     # state
 
     @property
+    def registry_id(self) -> str:
+        """Whose region it is."""
+        return self._membership.config.registry_id
+
+    @property
     def reasons(self) -> list[str]:
         """Why the region must not be written yet."""
         if self.writer is None:
@@ -247,9 +252,9 @@ class Region:
         finally:
             await _ended(keeping)
         log = AuditLog(self.audit, await self._audit_head())
-        self.audit.note("writer.began", None, target=config.registry_id, generation=replica.chain[1])
         rng = random.Random(secrets.randbits(64))  # noqa: S311 - whom to ask and when, never a secret
         engine = Engine(config, replica, rng, Now(self._clock.monotonic(), self._clock.wall_ms()))
+        self.audit.note("writer.began", None, target=config.registry_id, generation=replica.chain[1])
         writer = Writer(engine, self._store, self._directory, self._clock, self._token, version, log)
         try:
             writer.perform(writer.engine.tick(writer.now))

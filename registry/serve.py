@@ -16,9 +16,13 @@ from federation.handshake import LINK_VERSION, Identity
 from federation.links import Links, load_or_create_identity
 from federation.roster import Advert, pack_advert
 from federation.tls import Certificates
-from registry import logs
+from registry import audit_checkpoint, logs
 from registry.allowlist import Allowlist
 from registry.app import Parts, make_app
+from registry.audit_chain import START
+from registry.audit_files import AUDIT_FOLDER, AuditFiles, last_head
+from registry.audit_keeper import AuditKeeper
+from registry.audit_witness import Witness
 from registry.auth import Authenticator, key_secrets
 from registry.certificates import registry_named
 from registry.clock import SystemClock
@@ -108,6 +112,7 @@ async def _serve(
         address=job.address,
         alone=not job.address,
     )
+    audit_keeper = _audit_keeper(settings, region, store, directory, metrics, clock)
     parts = _parts(settings, job, store, directory, metrics, follower, region, clock)
     app, gate, forwarder, registry, watching = make_app(parts)
     enforcement = Enforcement(parts.allowlist, directory, region, clock, settings.identity)
@@ -126,6 +131,7 @@ async def _serve(
     aside = [asyncio.create_task(_settle_garbage_collector(region)), asyncio.create_task(keep_watching(shown))]
     keeper = UseKeeper(parts.auth.use, region, store, int(job.worker_id.partition("-")[0]), settings.workers)
     aside.append(asyncio.create_task(keeper.keep_for_ever(), name="key-use"))
+    await audit_keeper.start(settings.audited if announce else None, job.started_ms)
     runner = Runner(app, gate, shutdown_timeout=CUT_S)
     await runner.setup()
     context = shown.server if settings.tls_cert else None
@@ -148,6 +154,7 @@ async def _serve(
             await _cancelled(task)
         await watching.stop()
         await runner.drain(DRAIN_S)
+        await audit_keeper.finish()
         await region.stop()
         await runner.cleanup()
         await forwarder.close()
@@ -195,6 +202,26 @@ def membership(settings: Settings, job: Assignment, shown: Certificates) -> Memb
     return Membership(config, make, bool(settings.peer), canonical_region(settings.region, settings.aliases()))
 
 
+def _audit_keeper(
+    settings: Settings, region: Region, store: Store, directory: Directory, metrics: Metrics, clock: SystemClock
+) -> AuditKeeper:
+    """The audit log's. Where its files cannot be read, as at a full disk, the store's word has to do."""
+    folder = settings.data_path / AUDIT_FOLDER
+    try:
+        filed = last_head(folder)
+    except OSError as error:
+        logs.event("audit_file_failed", 40, folder=str(folder), error=error.strerror)
+        filed = START
+    region.audit_filed = lambda: filed
+    checkpoints = directory.tables.add(audit_checkpoint.table())
+    key = load_or_create_identity(settings.data_path)
+    every_s = settings.audit_sign_every_s
+    witness = Witness(settings.identity, key, checkpoints, region.audit, store, clock, every_s)
+    return AuditKeeper(
+        region, store, AuditFiles(folder, settings.audit_keep_mb * 2**20), witness, metrics.audit_behind.set
+    )
+
+
 def _parts(
     settings: Settings,
     job: Assignment,
@@ -219,6 +246,7 @@ def _parts(
         trusted_proxies=settings.trusted_proxies,
         cors_origins=settings.cors_origins,
         started_ms=job.started_ms,
+        audit_folder=settings.data_path / AUDIT_FOLDER,
         key_rate=settings.key_rate,
         address_rate=settings.address_rate,
     )

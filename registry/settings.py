@@ -102,6 +102,8 @@ class Settings(BaseSettings):
     log_format: Literal["text", "json"] = "text"
     log_level: Literal["debug", "info", "warning", "error"] = "warning"
     regions_file: Path | None = None
+    audit_keep_mb: Annotated[int, Field(ge=64, le=1_048_576)] = 1024
+    audit_sign_every_s: Seconds = 300.0
     nats_url: str | None = Field(None, validation_alias=AliasChoices("REGISTRY_NATS_URL", "NATS_URL"))
     admin_key: SecretStr | None = None
     federation_secret: SecretStr | None = None
@@ -199,6 +201,23 @@ class Settings(BaseSettings):
     def identity(self) -> str:
         """The registry's id: the origin in vector clocks."""
         return self.registry_id or self.region
+
+    @property
+    def audited(self) -> dict[str, Any]:
+        """What decides who is let in, as the audit log says it at each start. No secrets."""
+        return {
+            "auth": self.auth,
+            "host": self.host,
+            "allow_open_registration": self.allow_open_registration,
+            "allowed_nodes": list(self.allowed_nodes),
+            "tls": self.tls_cert is not None,
+            "mutual_tls": self.tls_ca is not None,
+            "trusted_proxies": list(self.trusted_proxies),
+            "federation": self.federation_secret is not None,
+            "own_admin_key": self.admin_key is not None,
+            "embedded_store": self.redis_url is None,
+            "workers": self.workers,
+        }
 
     @property
     def data_path(self) -> Path:

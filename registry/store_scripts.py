@@ -138,7 +138,9 @@ return found
 AUDIT_LINES = """
 local last = redis.call('LINDEX', ARGV[1], -1)
 if not last then return {} end
-local first = tonumber(string.match(last, '^{"seq":(%d+)')) - redis.call('LLEN', ARGV[1]) + 1
+local newest = tonumber(string.match(last, '^{"seq":(%d+)'))
+if not newest then return {} end
+local first = newest - redis.call('LLEN', ARGV[1]) + 1
 local from = math.max(0, tonumber(ARGV[2]) + 1 - first)
 return redis.call('LRANGE', ARGV[1], from, from + tonumber(ARGV[3]) - 1)
 """

@@ -382,7 +382,7 @@ class Writer:
         """Return when everything up to now is in the store. Raises StoreUnavailable when it is not yet."""
         if self.deposed.is_set():
             raise _deposed()
-        if self._dirty or self._meta_due or (self._flusher is not None and not self._flusher.done()):
+        if self._dirty or self._meta_due or self.log.waiting or self._busy:
             done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._waiting.append(done)
             self._wake()

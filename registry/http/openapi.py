@@ -13,6 +13,7 @@ from registry.keys import KEY_ID_PATTERN
 from registry.model import (
     AllowlistQuery,
     AllowRequest,
+    AuditQuery,
     CleanupQuery,
     DecisionRequest,
     DiscoverQuery,
@@ -50,6 +51,7 @@ _HELD = f"{_ONE}/reservations"
 _KEYS, _KEY = "/api/v1/keys", "/api/v1/keys/{key_id}"
 _FEDERATION, _MEMBER = "/api/v1/federation", "/api/v1/federation/members/{registry_id}"
 _ALLOWLIST = "/api/v1/allowlist"
+_AUDIT = "/api/v1/audit"
 _BODY = (408, 413, 415)
 _ANYWHERE = (414, 429, 431)  # a long URL, too many requests, long headers
 Operation = tuple[str, str, str, type[BaseModel] | None, type[BaseModel] | None, tuple[int, ...]]
@@ -89,6 +91,7 @@ OPERATIONS: tuple[Operation, ...] = (
     ("get", f"{_ALLOWLIST}/pending", "Who waits for approval", None, None, (400, 401, 403, 422, 503)),
     ("post", f"{_ONE}/approve", "Let in who asked under this node id", DecisionRequest, None, (*_OWN, 409, *_BODY)),
     ("post", f"{_ONE}/deny", "Refuse who asked under this node id", DecisionRequest, None, (*_OWN, 409, *_BODY)),
+    ("get", _AUDIT, "The audit log, oldest entries first", None, AuditQuery, _WAITED),
     ("get", _FEDERATION, "The federation as it looks from here", None, None, _WAITED),
     ("delete", _MEMBER, "Take a registry out of the federation's roster, and its pinned identity with it", None, None,
      (400, 401, 403, 404, 422, 503)),
@@ -102,7 +105,7 @@ OPERATIONS: tuple[Operation, ...] = (
 
 _OPERATORS = frozenset(
     path for _, path, *_ in OPERATIONS
-    if path in (_MEMBER, f"{_ONE}/approve", f"{_ONE}/deny", "/api/v1/maintenance/cleanup")
+    if path in (_AUDIT, _MEMBER, f"{_ONE}/approve", f"{_ONE}/deny", "/api/v1/maintenance/cleanup")
     or path.startswith(_ALLOWLIST)
 )  # fmt: skip
 _TEXT, _NODE = {"type": "string"}, {"$ref": "#/components/schemas/Node"}
@@ -158,6 +161,9 @@ _SUCCESS: dict[tuple[str, str], Json] = {
     ("delete", f"{_HELD}/{{reservation_id}}"): _object(
         success={"type": "boolean"}, node_id=_TEXT, reservation_id=_TEXT, reserved_slots={"type": "integer"},
         version=_TEXT,
+    ),
+    ("get", _AUDIT): _object(
+        registry_id=_TEXT, entries={"type": "array", "items": _OBJECT}, next_after={"type": ["integer", "null"]}
     ),
     ("get", _FEDERATION): _object(
         self=_OBJECT, peers={"type": "array", "items": _OBJECT}, vector=_OBJECT, conflicts={"type": "integer"},

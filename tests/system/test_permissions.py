@@ -110,6 +110,7 @@ ROWS = [
     Row("POST", "/api/v1/keys/{key_id}/rotate", FORGET, FORGET),
     Row("DELETE", "/api/v1/keys/{key_id}", OPERATE, OPERATE),
     Row("POST", f"{ONE}/key", OWN, OWN, {"overlap_s": 60}),
+    Row("GET", "/api/v1/audit", OPERATE, OPERATE),
     Row("GET", "/api/v1/federation", OBSERVE, OPEN),
     Row("DELETE", "/api/v1/federation/members/{registry_id}", FORGET, FORGET),
     # Peers prove themselves on the link, with the federation's secret and their identities; this one has neither.
