@@ -97,7 +97,8 @@ def region_called(outcome: Outcome, data: Json) -> str | None:
     """How the registry calls the region that was signed, where it knows it by another name."""
     if outcome.status != 422 or not isinstance(data, dict) or data.get("code") != "region_alias":
         return None
-    return name(data.get("region"))
+    called = data.get("region")
+    return called if isinstance(called, str) and 0 < len(called) <= 255 and called.isprintable() else None
 
 
 def secret(value: Json) -> str | None:

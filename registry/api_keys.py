@@ -13,7 +13,7 @@ from registry.directory import Directory
 from registry.errors import ApiError, invalid, no_such_node
 from registry.key_model import JOIN_EXPIRES_S, KeyRequest, KeysQuery
 from registry.keys import MINTABLE, Grant, Principal, key_hash, key_id_of
-from registry.node import iso, node_key
+from registry.node import iso, node_key, rekeyed
 from registry.scopes import canonical_scopes
 from registry.service import Registry
 
@@ -112,7 +112,7 @@ class ApiKeys:
         if who.kind == "node" and who.key_id is not None:
             old_ids.add(who.key_id)
         ended = [self._of_node(key_id, node_id, new_id).expiring(until_ms) for key_id in sorted(old_ids)]
-        puts = {node_key(node_id): replace(node, key_hash=hashed.hex(), kept=None).encode_spec(), **_puts(*ended)}
+        puts = {node_key(node_id): rekeyed(node, hashed.hex()).encode_spec(), **_puts(*ended)}
         self._audit.note("key.rotated", who, node_id, successor=new_id, overlap_s=overlap_s)
         await writer.put_all(puts, _at_once(ended, overlap_s), who.key_id or "")
         return {

@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+import contextlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -13,7 +14,7 @@ from typing import Any
 import orjson
 
 from federation.record import Record as Versioned
-from federation.signed import Proof, claimed, join, spec_of, split
+from federation.signed import Forged, Proof, claimed, join, spec_of, split, unpack
 from federation.writes import Token
 from registry.capabilities import nested, normalise
 from registry.errors import ApiError
@@ -284,6 +285,16 @@ def registered(stored: Record | None, node_id: str, request: RegisterRequest, or
 def admitted(record: Record, join_key_id: str | None) -> Record:
     """A new node's record, which remembers for good with which join key it came in."""
     return replace(record, spec={**record.spec, "joined_with": join_key_id}) if join_key_id is not None else record
+
+
+def rekeyed(record: Record, key_hash: str) -> Record:
+    """The record with another API key's hash; what the node signed goes along."""
+    proof = record.proof
+    if record.kept is not None and (signed := claimed(record.kept)) is not None:
+        told, packed = split(record.kept)
+        with contextlib.suppress(Forged):  # that it stays
+            proof = unpack(packed, told), signed[1]
+    return replace(record, key_hash=key_hash, kept=None, proof=proof)
 
 
 def replaced(record: Record, instance_id: str | None, token: Token | None) -> bool:

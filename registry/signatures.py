@@ -38,7 +38,7 @@ class Signatures:
         state = first_look(payload, incarnation)
         self._waiting.pop(node_id, None)
         if state == UNVERIFIED:
-            if _digest(payload) in self._vouched:
+            if self._vouched and _digest(payload) in self._vouched:
                 return VERIFIED
             self._waiting[node_id] = None
         elif state == INVALID:

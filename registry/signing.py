@@ -74,19 +74,20 @@ def proven(request: RegisterRequest) -> None:
 
 def require_key(request: RegisterRequest, held: Versioned | None, *, is_admin: bool) -> None:
     """Raise 409 where the node id belongs to another signing key, or what is signed is older than what stands.
-    `held`: what stands under that id, if anything does. An admin may give it another key, or none."""
-    if held is None or held.deleted or not is_bound(held.incarnation):
+    `held`: what stands under that id, if anything does. An admin may give it another key, or none. What no key has
+    signed that it belongs to is forged, and keeps nobody out who may register the id otherwise."""
+    standing = _standing(held) if held is not None and not held.deleted and is_bound(held.incarnation) else None
+    if held is None or standing is None:
         return
-    if request.signing_key is None or incarnation_of(request.signing_key) != held.incarnation:
+    if request.signing_key != standing.key:
         if not is_admin:
             raise signing_key_differs(held.key.partition(":")[2], signed=request.signing_key is not None)
         return
-    standing = _standing(held)
-    if standing is None or request.document is None or request.proof is None:
+    counter = _counter(standing)
+    if counter is None or request.document is None or request.proof is None:
         return
-    proof, counter = standing
     if request.document.counter < counter or (
-        request.document.counter == counter and request.proof.document != proof.document
+        request.document.counter == counter and request.proof.document != standing.document
     ):
         raise ApiError(
             "stale_document",
@@ -179,16 +180,23 @@ def proof_of(payload: bytes) -> Proof | None:
 # parts
 
 
-def _standing(held: Versioned) -> tuple[Proof, int] | None:
-    """What the key's holder has signed last, if what stands is that: somebody else's counter must bind nobody."""
-    payload = held.spec.payload if held.spec is not None else b""
-    signed, proof = claimed(payload), proof_of(payload)
-    if signed is None or proof is None or incarnation_of(proof.key) != held.incarnation:
+def _standing(held: Versioned) -> Proof | None:
+    """What the holder of the key has signed; None where what stands is nothing that it did."""
+    proof = proof_of(held.spec.payload) if held.spec is not None else None
+    if proof is None or incarnation_of(proof.key) != held.incarnation:
         return None
     try:
         verify(proof)
-        return proof, read(proof.document).counter
-    except (Forged, ValueError):
+    except Forged:
+        return None
+    return proof
+
+
+def _counter(proof: Proof) -> int | None:
+    """Of a document, unless it is of a later version of this software."""
+    try:
+        return read(proof.document).counter
+    except ValueError:
         return None
 
 

@@ -522,7 +522,8 @@ class Node:
         }  # fmt: skip
         result = self.ask("register", {name: value for name, value in body.items() if value is not None})
         status, answer, _ = result
-        if status == 409 and not self.key and not is_given():  # nothing here proves otherwise
+        signs = answer.get("code") == "signing_key_differs"  # the id is of an agent that signs, which we cannot
+        if status == 409 and (signs or not self.key) and not is_given():  # nothing here proves otherwise
             self.become_another(self.id + " is another node's")
         if status != 200:
             return result

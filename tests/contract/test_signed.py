@@ -8,7 +8,7 @@ import pytest
 from federation.signed import incarnation_of
 from registry.errors import ApiError
 from registry.keys import Principal
-from registry.node import node_key, parse_token
+from registry.node import node_key, parse_token, rekeyed
 from registry.signing import VERIFIED
 from tests.support.regions import ANYONE, Worker, working
 from tests.support.signing import body, signing_key
@@ -125,3 +125,15 @@ async def test_a_restart_knows_nothing_and_finds_out(worker: Worker, real_region
         assert entry.signature == "unverified"
         assert second.directory.check_next()
         assert entry.signature == VERIFIED
+
+
+async def test_a_new_api_key_leaves_the_node_verified(worker: Worker) -> None:
+    answer = await worker.register(who=ANYONE, **body())
+    node = worker.writer.node("n")
+    assert node is not None
+    await worker.writer.put(node_key("n"), rekeyed(node, "ab" * 32).encode_spec())
+    worker.directory.check("n")
+    entry = worker.directory.get("n")
+    assert entry is not None
+    assert (entry.signature, entry.must_register) == (VERIFIED, False)
+    assert (await worker.beat("n", token=answer["token"]))["success"]

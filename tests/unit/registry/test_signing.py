@@ -1,11 +1,15 @@
 """Signed registrations: what is taken, who may have an id, and what of others' records is forged."""
 
 import base64
+import contextlib
+import json
 from dataclasses import replace
 from typing import Any
 
 import orjson
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from federation.record import Record as Versioned
 from federation.signed import FIELDS, Document, Proof, claimed, incarnation_of, join, split
@@ -15,7 +19,7 @@ from registry.discovery import filters_of, matching
 from registry.errors import ApiError
 from registry.lifecycle import Windows
 from registry.model import DiscoverQuery, RegisterRequest, parse
-from registry.node import Record, registered
+from registry.node import Record, registered, rekeyed
 from registry.signing import (
     INVALID,
     UNVERIFIED,
@@ -158,7 +162,18 @@ def code_of(told: RegisterRequest, standing: Versioned | None, *, is_admin: bool
     return None
 
 
-FORGED = versioned(reread(node(counter=10**15), node(counter=10**15).encode_spec().replace(b"fast", b"slow", 1)))
+def standing(payload: bytes) -> Versioned:
+    made = versioned(node())
+    assert made.spec is not None
+    made.spec = made.spec._replace(payload=payload)
+    return made
+
+
+# Its own signature, what it registered changed beside it; nothing that it signed; and of a later version.
+TOLD, MADE = split(node().encode_spec())[0], proof(counter=10**15)
+ALTERED = standing(join(TOLD.replace(b"fast", b"slow", 1), proof(), 1))
+FORGED = standing(join(TOLD, MADE._replace(signature=bytes(64)), 10**15))
+LATER = standing(join(TOLD, Proof(MADE.key, signing_key().sign(b'{"format":2}'), b'{"format":2}'), 10**15))
 UNSIGNED = request(node_id="n")
 OWN, ANOTHERS = taken(body(counter=6)), taken(body(key=2, counter=6))
 
@@ -175,7 +190,11 @@ MAY: dict[str, tuple[RegisterRequest, Versioned | None, str | None]] = {
     "the same again": (taken(body(counter=5)), held(), None),
     "another one of that number": (taken(body(counter=5, role="x")), held(), "stale_document"),
     "own, where a forged one stands": (OWN, FORGED, None),
-    "another's, where a forged one stands": (ANOTHERS, FORGED, "signing_key_differs"),
+    "another's, where what is altered stands": (ANOTHERS, ALTERED, "signing_key_differs"),
+    "another's, where what nobody signed stands": (ANOTHERS, FORGED, None),
+    "unsigned, where what nobody signed stands": (UNSIGNED, FORGED, None),
+    "own, where a later format stands": (OWN, LATER, None),
+    "another's, where a later format stands": (ANOTHERS, LATER, "signing_key_differs"),
 }
 
 
@@ -408,3 +427,32 @@ def test_a_counter_that_was_only_claimed_binds_nobody() -> None:
     assert here.told == []
     assert claimed(made.encode_spec()) == (made.proof[0].key, 5)
     assert isinstance(taken(body()).document, Document)
+
+
+def test_another_api_key_leaves_the_signature_as_it_is() -> None:
+    made = node()
+    again = rekeyed(reread(made, made.encode_spec()), "ab" * 32)
+    assert again.key_hash == "ab" * 32
+    assert fault(reread(again, again.encode_spec())) is None
+    assert proof_of(again.encode_spec()) == proof()
+    plain = rekeyed(registered(None, "n", request(), origin()), "ab" * 32)
+    assert split(plain.encode_spec())[1] == b""
+
+
+NAMES = st.sampled_from(
+    [*FIELDS, "format", "counter", "system", "gpu", "gpus", "models", "model_details", "ollama", "services", "features"]
+)
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=6),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(NAMES | st.text(max_size=4), inner, max_size=3),
+    max_leaves=12,
+)
+
+
+@given(st.dictionaries(NAMES | st.text(max_size=4), JSON, max_size=6))
+def test_whatever_a_node_of_a_hostile_registry_has_signed_is_judged_without_a_fault(told: dict[str, Any]) -> None:
+    made = node()
+    text = json.dumps({"format": 1, "node_id": "n", "counter": 1, "signed_at_ms": 1, **told}).encode()
+    said = Proof(signing_key().public_key().public_bytes_raw(), signing_key().sign(text), text)
+    with contextlib.suppress(LaterFormat):
+        assert fault(reread(made, join(split(made.encode_spec())[0], said, 1))) is not None
