@@ -46,6 +46,7 @@ bench: $(READY)
 	$(BIN)/python -m benchmarks.merge
 	$(BIN)/python -m benchmarks.failover
 	$(BIN)/python -m benchmarks.agent
+	$(BIN)/python -m benchmarks.security
 	$(BIN)/python -m benchmarks.convergence --small
 
 # Five registries with 100,000 nodes: some minutes, on a machine with nothing else to do.

@@ -78,9 +78,10 @@ def heartbeat(node_id: str, seed: int) -> dict[str, Any]:
 
 
 def request_bytes(method: str, path: str, key: str, body: object = None) -> bytes:
-    """One HTTP request with the headers that aiohttp's client sends."""
+    """One HTTP request with the headers that aiohttp's client sends; with an empty key, without one."""
     payload = b"" if body is None else orjson.dumps(body)
-    head = f"{method} {path} HTTP/1.1\r\nHost: 127.0.0.1:9205\r\nAuthorization: Bearer {key}\r\n"
+    head = f"{method} {path} HTTP/1.1\r\nHost: 127.0.0.1:9205\r\n"
+    head += f"Authorization: Bearer {key}\r\n" if key else ""
     head += "Accept: */*\r\nAccept-Encoding: gzip, deflate\r\nUser-Agent: Python/3.11 aiohttp/3.14.3\r\n"
     if body is not None:
         head += f"Content-Length: {len(payload)}\r\nContent-Type: application/json\r\n"

@@ -91,7 +91,7 @@ class Server:
     def _wait(self) -> int:
         deadline = time.monotonic() + READY_S
         while time.monotonic() < deadline and self.popen.poll() is None:
-            found = re.search(r"listening on http://[^ :]+:(\d+)\s", self._log.read_text())
+            found = re.search(r"listening on https?://[^ :]+:(\d+)\s", self._log.read_text())
             if found:
                 return int(found[1])
             time.sleep(0.01)
@@ -99,10 +99,10 @@ class Server:
 
 
 @contextlib.contextmanager
-def registry(data_dir: Path) -> Iterator[Server]:
-    """A registry with one worker over its embedded Valkey, as operators start it, in mode `key`."""
-    command = ["registry", "serve", "--port", "0", "--auth", "key", "--data-dir", str(data_dir)]
-    yield from _running(Server(command, data_dir.parent, data_dir.parent / "registry.log"))
+def registry(data_dir: Path, *flags: str) -> Iterator[Server]:
+    """A registry with one worker over its embedded Valkey, as operators start it, in mode `key` unless told."""
+    command = ["registry", "serve", "--port", "0", "--auth", "key", "--data-dir", str(data_dir), *flags]
+    yield from _running(Server(command, data_dir.parent, data_dir.parent / f"{data_dir.name}.log"))
 
 
 @contextlib.contextmanager

@@ -11,6 +11,7 @@ import itertools
 import json
 import os
 import shutil
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -74,9 +75,9 @@ def generator_name() -> str:
 
 def run(
     port: int, requests: Sequence[bytes], *, connections: int, seconds: float, rate_per_s: float | None = None,
-    cores: frozenset[int] = frozenset(),
+    cores: frozenset[int] = frozenset(), scheme: str = "http",
 ) -> Load:  # fmt: skip
-    """Send `requests` round and round: as fast as answers come, or paced at `rate_per_s`."""
+    """Send `requests` round and round: as fast as answers come, or paced at `rate_per_s`, which is without TLS."""
     wrk = shutil.which("wrk") if rate_per_s is None else None
     with tempfile.TemporaryDirectory(prefix="dagi-load-") as folder:
         file = Path(folder, "requests")
@@ -85,10 +86,11 @@ def run(
             script = Path(folder, "script.lua")
             script.write_text(_WRK_SCRIPT)
             command = [wrk, "-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s", "-s", str(script)]
-            command += [f"http://127.0.0.1:{port}", "--", str(file)]
+            command += [f"{scheme}://127.0.0.1:{port}", "--", str(file)]
         else:
             command = [sys.executable, "-m", "benchmarks.load", str(port), str(file), str(connections), str(seconds)]
             command += [str(rate_per_s)] if rate_per_s else []
+            command += ["--tls"] if scheme == "https" else []
         ended = subprocess.run(
             command, capture_output=True, text=True, timeout=seconds + 60,
             preexec_fn=(lambda: os.sched_setaffinity(0, cores)) if cores else None,
@@ -198,12 +200,16 @@ class _Connection(Exchange):
         self._run.errors += not self._run.stopped
 
 
-async def paced(port: int, requests: list[bytes], connections: int, seconds: float, rate: float | None) -> Load:
+async def paced(
+    port: int, requests: list[bytes], connections: int, seconds: float, rate: float | None,
+    tls: ssl.SSLContext | None = None,
+) -> Load:  # fmt: skip
     """Load one server from within this process; without a rate, as fast as answers come."""
     loop = asyncio.get_running_loop()
     run = _Run(itertools.cycle(requests))
     opened = [
-        (await loop.create_connection(lambda: _Connection(run), "127.0.0.1", port))[1] for _ in range(connections)
+        (await loop.create_connection(lambda: _Connection(run), "127.0.0.1", port, ssl=tls))[1]
+        for _ in range(connections)
     ]
     started = time.perf_counter()
     if rate is None:
@@ -251,10 +257,15 @@ def main() -> None:
     parser.add_argument("connections", type=int)
     parser.add_argument("seconds", type=float)
     parser.add_argument("rate", type=float, nargs="?")
+    parser.add_argument("--tls", action="store_true", help="whatever the certificate")
     given = parser.parse_args()
     with given.file.open("rb") as file:
         requests = list(_read(file))
-    seen = uvloop.run(paced(given.port, requests, given.connections, given.seconds, given.rate))
+    context = None
+    if given.tls:
+        context = ssl.create_default_context()
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    seen = uvloop.run(paced(given.port, requests, given.connections, given.seconds, given.rate, context))
     names = ("requests", "seconds", "errors", "p50_ms", "p99_ms")
     print(json.dumps({name: getattr(seen, name) for name in names}))
 

@@ -83,10 +83,7 @@ def make_app(parts: Parts) -> tuple[web.Application, Gate, Forwarder, Registry, 
     def view() -> dict[str, Any]:
         return federation_view(region, parts.directory, parts.place, parts.url, parts.clock)
 
-    refused = parts.metrics.refused
-    limits = Limits(
-        parts.clock.monotonic, lambda limit: refused.labels(limit).inc(), parts.key_rate, parts.address_rate
-    )
+    limits = Limits(parts.clock.monotonic, parts.metrics.observe_refusal, parts.key_rate, parts.address_rate)
     callers = Callers(parts.auth, parts.trusted_proxies, limits)
     finder = Finder(parts.directory, parts.place.aliases)
     place, backbone = parts.place, parts.directory.backbone

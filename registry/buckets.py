@@ -44,9 +44,9 @@ class Buckets:
             second[also] = full_s
         return 0.0
 
-    def is_empty(self, key: Hashable, now_s: float) -> bool:
-        """Whether there is not one token."""
+    def is_low(self, key: Hashable, now_s: float) -> bool:
+        """Whether an eighth of the tokens or less is left: also between one that has come and its being taken."""
         hashed = hash(key)
         mask, (first, second) = self._mask, self._rows
         full_s = min(first[hashed & mask], second[(hashed >> self._bits) & mask])
-        return max(full_s, now_s) + self._gap_s - now_s - self._depth_s > _ROUNDING_S
+        return full_s - now_s > self._depth_s * 7 / 8 + _ROUNDING_S

@@ -57,7 +57,7 @@ class Metrics:
             ["event"],
             registry=self._own,
         )
-        self.refused = Counter(
+        self._refused = Counter(
             "dagi_registry_refused",
             "Requests and connections refused or cut off, by the limit that they were over.",
             ["limit"],
@@ -80,6 +80,7 @@ class Metrics:
             registry=self._own,
         )  # fmt: skip
         self._certificates: Certificates | None = None
+        self._refusals: dict[str, Callable[[], None]] = {}
         self._children: dict[tuple[str, str, int], Callable[[float], None]] = {}
 
     def watch_certificates(self, watched: Certificates, told: Callable[[Event, str], None] | None) -> None:
@@ -107,6 +108,13 @@ class Metrics:
 
             self._children[route, method, status] = child
         child(seconds)
+
+    def observe_refusal(self, limit: str) -> None:
+        """Count what was refused or cut off."""
+        count = self._refusals.get(limit)
+        if count is None:
+            count = self._refusals[limit] = self._refused.labels(limit).inc
+        count()
 
     def observe_commit(self, size: int, seconds: float) -> None:
         """Count one group commit."""

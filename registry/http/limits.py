@@ -16,10 +16,10 @@ from registry.errors import ApiError
 MOST_CONNECTIONS = 10_000  # some 25 KB each: 250 MB; fewer where the system gives us fewer files
 MOST_OF_ADDRESS = 4_000  # twice 1,000 nodes, while the old connections still stand, and as many watchers
 SPARE_FILES = 256  # of the process: the store, links, other workers, logs
-BACKLOG = 1_024  # that wait to be accepted: a restart's worth of nodes
+BACKLOG = 4_096  # that wait to be accepted: a restart's worth of nodes, and a flood's; the system may allow fewer
 CONNECTS_PER_S, CONNECTS_BURST = 1_000.0, 10_000.0  # of an address; one costs us 0.3 ms, a third of the processor
 HANDSHAKE_COST = 5.0  # a TLS handshake takes 1 ms of us: 200 a second, and 2,000 at once
-SUSPECT_COST = 20.0  # for an address that has used up its other limits: 50 connections a second
+SUSPECT_COST = 50.0  # for an address that is about to use up its other limits: 20 connections a second
 
 # Patience. Counted in sweeps, so that a stall of our own counts as one.
 SWEEP_S = 1.0
@@ -85,7 +85,7 @@ class Limits:
         """Whether one more connection from there may be let in; `secured`: with a TLS handshake."""
         now_s = self._clock()
         cost = HANDSHAKE_COST if secured else 1.0
-        if self._failures.is_empty(network, now_s) or self._addresses.is_empty(network, now_s):
+        if self._failures.is_low(network, now_s) or self._addresses.is_low(network, now_s):
             cost = SUSPECT_COST
         return not self._connects.take(network, now_s, cost)
 

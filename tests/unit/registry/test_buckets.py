@@ -31,10 +31,11 @@ def test_some_requests_cost_more() -> None:
     buckets = Buckets(1.0, 10.0)
     assert buckets.take("key", NOW_S, 6.0) == 0.0
     assert buckets.take("key", NOW_S, 6.0) == pytest.approx(2.0)
-    assert not buckets.is_empty("key", NOW_S)
+    assert not buckets.is_low("key", NOW_S)
     assert buckets.take("key", NOW_S, 4.0) == 0.0
-    assert buckets.is_empty("key", NOW_S)
-    assert not buckets.is_empty("key", NOW_S + 1.0)
+    assert buckets.is_low("key", NOW_S)
+    assert buckets.is_low("key", NOW_S + 1.0)  # one has come
+    assert not buckets.is_low("key", NOW_S + 1.25)
 
 
 def test_what_is_refused_costs_nothing() -> None:

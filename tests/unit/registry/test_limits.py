@@ -74,7 +74,7 @@ def test_bad_keys_are_soon_too_many_and_slow_their_address_down() -> None:
     told.limits.of_address("192.0.2.1")  # without a key it may still ask
     told.limits.of_key(b"a good one")
     let_in = 0
-    for _ in range(10_000):  # for ten seconds: what had been saved up, and 50 a second
+    for _ in range(10_000):  # for ten seconds: what had been saved up, and 20 a second
         told.now_s += 0.001
         with contextlib.suppress(ApiError):
             told.limits.failed("192.0.2.1")
