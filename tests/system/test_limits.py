@@ -11,13 +11,16 @@ from typing import Any
 import pytest
 from aiohttp import web
 
+from registry.audit import Audit
 from registry.auth import Authenticator
+from registry.clock import SystemClock
 from registry.directory import Directory
 from registry.http import door as door_module
 from registry.http import wire
 from registry.http.caller import Callers
 from registry.http.door import Door
 from registry.http.limits import HEAD_SWEEPS, MOST_HEAD_BYTES, Limits
+from registry.http.refusals import Refusals
 from registry.http.server import Gate, Runner
 from registry.http.wire import MAX_BODY_BYTES, answer_json, read_json
 from registry.keys import key_hash
@@ -134,7 +137,8 @@ class House:
         app = web.Application(client_max_size=MAX_BODY_BYTES)
         app.router.add_post("/register", self._register)
         app.router.add_get("/", callers.public(self._long))
-        gate = Gate(app, Metrics(), (), {}, self._forward, callers, limits)
+        refusals = Refusals(Audit(SystemClock()), callers)
+        gate = Gate(app, Metrics(), (), {}, self._forward, callers, limits, refusals)
         self.runner = Runner(app, gate, shutdown_timeout=0.1)
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self.listener.getsockname()[1]
