@@ -6,11 +6,12 @@ DEMO_SECONDS ?=
 SEEDS ?= 1000
 JOBS ?= 2
 CHAOS_SECONDS ?= 600
+FUZZ_SECONDS ?= 60
 CHAOS_SEED ?=
 CHAOS_REGISTRIES ?= 3
 export DEMO_SECONDS
 
-.PHONY: install demo test laws check lint bench convergence simulate simulate-scale chaos clean
+.PHONY: install demo test laws check lint bench convergence simulate simulate-scale chaos fuzz clean
 
 $(READY): requirements.txt pyproject.toml
 	@PYTHON="$(PYTHON)" ./scripts/environment.sh
@@ -63,6 +64,11 @@ simulate-scale: $(READY)
 chaos: $(READY)
 	$(BIN)/python -m tests.chaos --seconds $(CHAOS_SECONDS) --registries $(CHAOS_REGISTRIES) \
 		$(if $(CHAOS_SEED),--seed $(CHAOS_SEED))
+
+# Whatever reads bytes of strangers, with bytes that are guided by what they reach. Linux only.
+fuzz: $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r tests/fuzz/requirements.txt
+	$(BIN)/python -m tests.fuzz --seconds $(FUZZ_SECONDS)
 
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis *.egg-info

@@ -12,7 +12,7 @@ NODE_ID_PATTERN = r"^[A-Za-z0-9._:-]{1,255}$"
 REGISTRY_ID_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
 RESERVED_NODE_IDS = frozenset({".", "..", "register", "heartbeat", "discover", "watch", "profiles", "self"})
 _UNSAFE = re.compile(r"[^a-z0-9._-]+")
-_DEFAULT_HOSTS = frozenset({"registry.ollama.ai"})
+_LEFT_OUT = frozenset({"", "registry.ollama.ai", "library"})  # the host and namespace that Ollama means by nothing
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,16 +31,12 @@ class ModelName:
 @lru_cache(maxsize=4_096)  # a fleet has few models, and each name comes with every node
 def parse_model(text: str) -> ModelName:
     """Read a model name. Ollama's default host and namespace may be spelled out or left out."""
-    name = text.strip().casefold()
-    head, slash, last = name.rpartition("/")
+    *path, last = text.casefold().split("/")
     base, _, tag = last.partition(":")
-    host, _, rest = head.partition("/")
-    if host in _DEFAULT_HOSTS:
-        head = rest
-    if head == "library":
-        head = ""
-    family = f"{head}/{base}" if slash and head else base
-    return ModelName(family, tag or "latest")
+    parts = [part.strip() for part in (*path, base)]
+    while len(parts) > 1 and parts[0] in _LEFT_OUT:
+        del parts[0]
+    return ModelName("/".join(parts), tag.strip() or "latest")
 
 
 @lru_cache(maxsize=16_384)  # a fleet has few kinds of machines
