@@ -172,7 +172,7 @@ class AllowCommands:
 
     def _state(self) -> Json:
         allowlist, switch = self._allowlist, self._allowlist.switch
-        by = ["operator"] * switch.enforced + ["settings"] * (bool(allowlist.static) or allowlist.required)
+        by = ["operator"] * switch.enforced + ["settings"] * bool(allowlist.static)
         return {"enforced": allowlist.on, "enforced_by": by, "approvals": switch.approvals}
 
     def _warnings(self) -> list[str]:

@@ -45,6 +45,11 @@ class Entry:
         return self.value
 
     @property
+    def proves_something(self) -> bool:
+        """Whether it keeps anybody out who has nothing to show: any caller can claim a node id."""
+        return self.kind == "certificate" or (self.network is not None and self.network.prefixlen > 0)
+
+    @property
     def warning(self) -> str | None:
         """What an operator should hear about it; None: nothing."""
         network = self.network

@@ -30,15 +30,13 @@ _OFF = Switch(enforced=False)
 class Allowlist:
     """Who may register and stay. `on_change` hears which node may be concerned; None: any."""
 
-    def __init__(self, directory: Directory, entries: Iterable[str] = (), *, required: bool = False) -> None:
-        """`entries`: this registry's own, of its settings; with any the list is on here, as it is with `required`.
-        Before the store is read."""
+    def __init__(self, directory: Directory, entries: Iterable[str] = ()) -> None:
+        """`entries`: this registry's own, of its settings; with any the list is on here. Before the store is read."""
         self.static: dict[str, Entry] = {}
         self._own, self._shared = Rules(), Rules()
         for entry in map(parse_entry, entries):
             self.static[entry.text] = entry
             self._own.add(entry)
-        self.required = required
         self.entries: Table[Listing | Switch] = directory.tables.add(Table(ENTRY_PREFIX, read_entry))
         self.requests: Table[Request] = directory.tables.add(Table(REQUEST_PREFIX, read_request))
         self.on_change: Callable[[str | None], None] = lambda node_id: None
@@ -56,7 +54,7 @@ class Allowlist:
     @property
     def on(self) -> bool:
         """Whether only nodes on the list may register and stay here."""
-        return bool(self.static) or self.required or self.switch.enforced
+        return bool(self.static) or self.switch.enforced
 
     def listing(self, entry: Entry) -> Listing | None:
         """Who listed that, and why; None: it is not in the federation's list."""

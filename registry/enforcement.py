@@ -57,7 +57,8 @@ class Enforcement:
                 with contextlib.suppress(StoreUnavailable, Fenced):  # the next round does it
                     await self._act(writer)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._woken.wait(), LOOK_EVERY_S)
+                async with asyncio.timeout(LOOK_EVERY_S):
+                    await self._woken.wait()
             self._woken.clear()
 
     def _note(self, node_id: str | None) -> None:

@@ -176,6 +176,12 @@ class Settings(BaseSettings):
                 "nodes. Choose one: --host 127.0.0.1 (this machine only), --allowed-nodes (who may join), "
                 "--tls-cert with --tls-key and --tls-ca (mutual TLS), or --allow-open-registration (anyone)"
             )
+        claimable = next((item for item in self.allowed_nodes if not parse_entry(item).proves_something), None)
+        if self.auth == "open" and claimable and not (self.on_loopback or self.tls_ca or self.allow_open_registration):
+            raise ValueError(
+                f"{claimable} in --allowed-nodes keeps nobody out with --auth open, where anybody can claim it: list "
+                "addresses and networks of your own, or choose --auth key, or --allow-open-registration (anyone)"
+            )
         return self
 
     @property

@@ -227,12 +227,13 @@ class Worker:
         )
         auth = Authenticator("key", self.directory, b"s" * 32, [], True)
         place = Place(HERE, "eu", {}, {})
+        self.allowlist = Allowlist(self.directory)
         self.registry = Registry(
             place,
             store,
             self.directory,
             auth,
-            Admission(Allowlist(self.directory), auth, self.clock, HERE),
+            Admission(self.allowlist, auth, self.clock, HERE),
             self.clock,
             self.region,
         )

@@ -116,6 +116,21 @@ def test_each_choice_lets_it_start(choice: dict[str, Any]) -> None:
     assert load(choice, None).host == choice["host"]
 
 
+@pytest.mark.parametrize("entry", ["node-a", "0.0.0.0/0", "::/0"])
+def test_what_anybody_can_claim_keeps_nobody_out_where_no_key_is_asked_for(entry: str) -> None:
+    flags = {"host": "0.0.0.0", "auth": "open", "allowed_nodes": ["192.0.2.0/24", entry]}
+    assert f"{entry} in --allowed-nodes keeps nobody out" in refused(**flags)
+    for choice in ({"auth": "key"}, {"host": "127.0.0.1"}, {"allow_open_registration": True}):
+        load({**flags, **choice}, None)
+    load({**flags, "allowed_nodes": ["192.0.2.0/24"]}, None)
+
+
+def test_a_network_that_is_far_too_large_is_warned_of() -> None:
+    assert load({"allowed_nodes": ["node-a", "192.0.2.0/24"]}, None).allowlist_warnings() == []
+    [warning] = load({"allowed_nodes": ["0.0.0.0/0"]}, None).allowlist_warnings()
+    assert "every IPv4 address" in warning
+
+
 def test_tls_without_a_ca_does_not_say_who_may_register() -> None:
     assert "--tls-ca" in refused(host="0.0.0.0", tls_cert=Path("c"), tls_key=Path("k"))
 
@@ -138,6 +153,7 @@ def test_tls_without_a_ca_does_not_say_who_may_register() -> None:
         ({"allowed_nodes": ["node-a,10.0.0.0/99"]}, "ALLOWED_NODES: '10.0.0.0/99'"),
         ({"allowed_nodes": ["node-a", "a box"]}, "ALLOWED_NODES: 'a box' is neither"),
         ({"allowed_nodes": ["box/1"]}, "ALLOWED_NODES: 'box/1'"),
+        ({"allowed_nodes": ["192.0.2.7/24"]}, "ALLOWED_NODES: '192.0.2.7/24' has bits set"),
         ({"advertise_url": "registry.example.org:9205"}, "--advertise-url: "),
         ({"advertise_url": "https://"}, "--advertise-url: "),
         ({"advertise_url": "http://[::1"}, "--advertise-url: "),
