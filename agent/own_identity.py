@@ -101,10 +101,10 @@ class OwnIdentity:
 
     def has_other_signer(self) -> bool:
         """A registry said that the id belongs to another signing key than this node's: this one is another node,
-        unless a key was set for just this id. Whether it is one now."""
-        if not self._set_key:
+        unless a key or certificate was set for just this id. Whether it is one now."""
+        if not self._given:
             self._take_new_id(f"{self.node_id} belongs to another signing key than this machine's")
-        return not self._set_key
+        return not self._given
 
     def is_replaced(self, now_s: float, interval_s: float) -> None:
         """A registry said that another agent has registered as this node since. The first time this one does so

@@ -119,7 +119,7 @@ class Authenticator:
             raise ApiError(
                 "wrong_certificate", f"The certificate is {node_id}'s and the key another node's; send its own or none."
             )
-        return replace(who, node_id=node_id, certificate=certificate)
+        return Principal("node", node_id, who.key_hash, who.key, certificate=certificate)
 
     def require_named(self, who: Principal, node_id: str) -> None:
         """Raise 403 where the caller's certificate is another node's, in both modes."""

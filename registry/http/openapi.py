@@ -194,7 +194,13 @@ def document(version: str, keys_needed: bool) -> Json:
         "paths": paths,
         "components": {
             "schemas": _schemas(definitions["$defs"]),
-            "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
+            "securitySchemes": {
+                "key": {"type": "http", "scheme": "bearer"},
+                "certificate": {
+                    "type": "mutualTLS",
+                    "description": "Where the registry has --tls-ca. One that names a node stands for that node's key.",
+                },
+            },
         },
     }
 

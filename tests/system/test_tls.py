@@ -9,7 +9,7 @@ import ssl
 import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -221,7 +221,25 @@ async def test_what_expires_soon_is_warned_of_and_harms_nothing(site: Site) -> N
     assert await site.answers(site.box, "GET", "/readyz") == {(200, None)}
 
 
-async def test_a_new_certificate_under_traffic(site: Site, tmp_path: Path) -> None:
+async def test_a_connection_ends_with_its_certificate(site: Site) -> None:
+    """Who heartbeats keeps one open for ever; what comes next is a handshake, with the new certificate or none."""
+    short = site.authority.issue("node", "box", made=datetime.now(UTC) + timedelta(seconds=2, days=-1), days=1, to="s")
+    async with site.caller(short) as client:
+        async with client.get(f"{NODES}/box") as answer:
+            assert answer.status in (200, 404)
+
+        async def ended() -> bool:
+            try:
+                async with client.get(f"{NODES}/box") as answer:
+                    assert answer.status in (200, 404)
+            except aiohttp.ClientError as error:
+                return "certificate expired" in str(error)
+            return False
+
+        await until(ended)
+
+
+async def test_a_new_certificate_under_traffic(site: Site) -> None:
     """Nobody is cut off or refused: neither who is connected, nor who comes meanwhile."""
     failures: list[object] = []
     serials: list[str] = []
@@ -250,7 +268,6 @@ async def test_a_new_certificate_under_traffic(site: Site, tmp_path: Path) -> No
     assert site.own.cert is not None
     assert site.own.key is not None
     traffic = [asyncio.create_task(work()) for work in (kept, coming)]
-    shutil.copy(site.own.cert, tmp_path / "good.crt")
     newer = site.authority.issue("registry", "eu", "127.0.0.1", days=20, to="newer")
     await until(lambda: asyncio.sleep(0, bool(serials)))
     (before,) = set(serials)
@@ -267,11 +284,15 @@ async def test_a_new_certificate_under_traffic(site: Site, tmp_path: Path) -> No
     shutil.copy(newer.cert, site.own.cert)
     after = newer_serial(newer)
     await until(lambda: asyncio.sleep(0, [int(serial, 16) for serial in serials[-6:]] == [after] * 6))
+    assert site.process.output().count("certificate_unusable") == 1
+
+    async def both_use_it() -> bool:
+        return 'certificate_reloads_total{outcome="reloaded"} 2.0' in await site.metrics()
+
+    await until(both_use_it)
     ending.set()
     await asyncio.gather(*traffic)
     assert not failures
-    assert site.process.output().count("certificate_unusable") == 1
-    assert 'certificate_reloads_total{outcome="reloaded"} 2.0' in await site.metrics()  # each of the workers
     assert await site.answers(site.box, "GET", "/readyz") == {(200, None)}
 
 

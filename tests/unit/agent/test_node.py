@@ -7,10 +7,12 @@ from pathlib import Path
 import pytest
 
 from agent import node
-from agent.config import AgentSettings
+from agent.config import AgentSettings, ConfigurationError
 from agent.identity import Home
 from agent.session import Outcome
 from agent.wake import Reading
+from federation.tls import Files
+from tests.support.tls import Authority
 
 
 async def test_told_to_stop_a_step_has_a_moment_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,3 +100,45 @@ async def test_a_wait_ends_when_it_is_over_or_told_to_stop(tmp_path: Path, monke
         asyncio.get_running_loop().call_soon(stop.set)
         assert await agent._pause(stop, 3_600.0)
         assert await agent._pause(stop, 0.0)
+
+
+# certificates
+
+
+def with_certificate(files: Files, folder: Path, said: list[str] | None = None) -> node.Agent:
+    settings = AgentSettings(node_cert=files.cert, node_key=files.key, ca_cert=files.ca)
+    return node.Agent(settings, Home(folder), (said if said is not None else []).append)
+
+
+def test_a_home_that_is_another_nodes_than_its_certificate_says_is_a_wrong_setting(tmp_path: Path) -> None:
+    box, home = Authority(tmp_path).issue("node", "box"), tmp_path / "home"
+    assert with_certificate(box, home).node_id == "box"
+    assert with_certificate(box, home).node_id == "box"
+    Home(home).keep_id("other")
+    with pytest.raises(ConfigurationError) as refused:
+        with_certificate(box, home)
+    assert "NODE_CERT is node box's, and" in str(refused.value)
+    assert "dagi-registry ca issue --node other" in str(refused.value)
+    assert "DAGI_HOME to become box" in str(refused.value)
+
+
+async def test_a_certificate_that_expires_soon_is_said_while_the_agent_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    box = Authority(tmp_path).issue("node", "box", days=10)
+    agent, measured = with_certificate(box, tmp_path / "home", said), asyncio.Event()
+
+    async def measure() -> None:
+        measured.set()
+
+    monkeypatch.setattr(agent, "measure", measure)
+    measuring = asyncio.create_task(agent._keep_measuring())
+    try:
+        async with asyncio.timeout(10):
+            await measured.wait()
+    finally:
+        measuring.cancel()
+    assert said == [
+        f"certificate: {box.cert} expires in 9 days; put a new one in its place, nothing has to be restarted"
+    ]

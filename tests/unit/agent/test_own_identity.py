@@ -191,3 +191,30 @@ def test_a_claim_that_cannot_be_kept_lasts_as_long_as_the_agent(tmp_path: Path, 
     own = of(tmp_path / "file" / "home", person)
     assert own.approval_claim == own.approval_claim != of(tmp_path / "file" / "home", person).approval_claim
     assert "cannot be kept" in person.read[0]
+
+
+# a certificate that names the node
+
+
+def certified(folder: Path, person: Person, name: str = "box") -> OwnIdentity:
+    return OwnIdentity(Home(folder), certified=name, say=person.says)
+
+
+def test_a_new_home_takes_the_id_of_its_certificate_and_no_doubt_changes_it(tmp_path: Path, person: Person) -> None:
+    own = certified(tmp_path, person)
+    assert (own.node_id, own.key, own.has_no_key) == ("box", None, False)
+    own.registered(Registration("box", KEY, "t"))
+    own.is_replaced(0.0, 30.0)
+    own.is_replaced(10.0, 30.0)
+    assert not own.has_other_signer()
+    assert own.node_id == "box"
+    assert person.read == [
+        "another agent runs as box with the same NODE_CERT: take it out of one's settings",
+    ]
+
+
+def test_a_home_that_moved_with_its_certificate_is_no_copy(tmp_path: Path, person: Person) -> None:
+    Home(tmp_path).keep_id("box")
+    Home(tmp_path).keep_credentials(Credentials("box", KEY, "t", "elsewhere"))
+    assert certified(tmp_path, person).node_id == "box"
+    assert person.read == []
