@@ -49,6 +49,18 @@ def bootstrap(
     raise typer.Exit(_forget(agent) if forget else asyncio.run(agent.run(once=once)))
 
 
+@app.command("rotate-key")
+def rotate_key(
+    registry_url: Annotated[list[str] | None, flag("Registry; repeat, or separate by commas.")] = None,
+    overlap_s: Annotated[int, flag("How long the old key stays good, in seconds (600).", "--overlap-s")] = 600,
+    env_file: Annotated[Path | None, flag("File of NODE_... settings (.env).")] = None,
+) -> None:
+    """Replace this node's key. An agent that runs takes up the new one by itself."""
+    settings = or_explain(lambda: load({"node_registry_url": registry_url}, env_file))
+    agent = or_explain(lambda: Agent(settings))
+    raise typer.Exit(_rotate_key(agent, overlap_s))
+
+
 app.command()(detect)
 app.command()(discover)
 app.command()(nodes)
@@ -72,5 +84,28 @@ def _forget(agent: Agent) -> int:
     failure = asyncio.run(once())
     typer.echo(
         f"not deregistered; the identity stays: {failure}" if failure else "deregistered; no identity is left here"
+    )
+    return 1 if failure else 0
+
+
+def _rotate_key(agent: Agent, overlap_s: int) -> int:
+    async def once() -> str | None:
+        try:
+            if agent.home.peek_id() is None or agent.home.credentials() is None:
+                return "no node is registered from here"
+            if not os.access(agent.home.folder, os.W_OK):
+                return f"{agent.home.folder} cannot be written, and the new key would be lost"
+            if agent.settings.node_api_key is not None:
+                return "NODE_API_KEY is set: an operator makes another with `dagi-registry keys rotate --node`"
+            outcome = await agent.rotate_key(overlap_s)
+        except OSError as error:
+            return f"{error.filename}: {error.strerror}"
+        finally:
+            await agent.client.close()
+        return None if outcome.status == 200 else outcome.detail
+
+    failure = asyncio.run(once())
+    typer.echo(
+        f"the key stays as it is: {failure}" if failure else f"there is a new key; the old one ends in {overlap_s} s"
     )
     return 1 if failure else 0

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from typing import Any
 
 from pydantic import SecretStr
@@ -120,7 +121,7 @@ class Agent:
 
     async def _register(self) -> tuple[Outcome, Json]:
         body = self.identity.signed(await self._report(), time.time_ns() // 1_000_000)
-        outcome, node = await self.client.call("POST", "/api/v1/nodes/register", key=self.identity.key, body=body)
+        outcome, node = await self._ask("/api/v1/nodes/register", body)
         if outcome.status != 200:
             return outcome, node
         given = registration(node)
@@ -139,7 +140,7 @@ class Agent:
             body["metrics"] = {**self._metrics, "registry_rtt_ms": rtts_ms}
         if self.identity.token:
             body["token"] = self.identity.token
-        outcome, answer = await self.client.call("POST", "/api/v1/nodes/heartbeat", key=self.identity.key, body=body)
+        outcome, answer = await self._ask("/api/v1/nodes/heartbeat", body)
         if is_replaced(outcome, answer) and status != "leaving":
             self.identity.is_replaced(time.monotonic(), self.session.interval_s)
         if outcome.status != 200:
@@ -159,6 +160,27 @@ class Agent:
                 return await self.heartbeat("leaving")
         except TimeoutError:
             return Outcome(None, f"{self.client.url} did not answer within {LEAVE_S:g} s")
+
+    async def rotate_key(self, overlap_s: int) -> Outcome:
+        """Have the registry replace this node's key, and keep the new one. The old one is good for `overlap_s` more."""
+        path = f"/api/v1/nodes/{self.node_id}/key"
+        outcome, answer = await self._ask(path, {"overlap_s": overlap_s})
+        if outcome.status != 200:
+            return outcome
+        key = secret(answer.get("api_key"))
+        if key is None:
+            return not_a_registry(self.client.url)
+        self.identity.rekeyed(key)
+        return outcome
+
+    async def _ask(self, path: str, body: Json) -> tuple[Outcome, Json]:
+        """POST with this node's key. One that is refused may have been replaced meanwhile; else what to do is said."""
+        outcome, answer = await self.client.call("POST", path, key=self.identity.key, body=body)
+        if outcome.status == 401 and self.identity.look_again():
+            outcome, answer = await self.client.call("POST", path, key=self.identity.key, body=body)
+        if outcome.status == 401:
+            outcome = replace(outcome, detail=f"{outcome.detail}; {self.identity.way_out}")
+        return outcome, answer
 
     async def forget(self) -> Outcome:
         """Deregister, and remove the identity here. Raises OSError when it cannot be removed."""

@@ -82,14 +82,47 @@ class OwnIdentity:
 
     def registered(self, given: Registration) -> None:
         """Keep what a registration gave."""
+        self.look_again()
         own = self._credentials.api_key if self._credentials else None
         self._keep(Credentials(given.node_id, given.api_key or own, given.token, self.machine_id))
+
+    def rekeyed(self, api_key: str) -> None:
+        """Keep the new key that a registry gave for the one in use."""
+        own = self._credentials
+        self._keep(Credentials(self.node_id, api_key, own.token if own else None, self.machine_id))
 
     def heard(self, token: str | None) -> None:
         """Keep the token that a heartbeat's answer brought."""
         own = self._credentials
         if own and token and token != own.token:
+            if self.look_again():  # or the key that another program has just kept would be replaced by ours
+                own = self._credentials or own
             self._keep(replace(own, token=token))
+
+    def look_again(self) -> bool:
+        """Take up another key that was kept for this node meanwhile, as by `dagi-agent rotate-key`; whether there was
+        one."""
+        own, kept = self._credentials, self.home.credentials()
+        if own is None or kept is None or kept.node_id != own.node_id or kept.api_key in (None, own.api_key):
+            return False
+        self._credentials = replace(own, api_key=kept.api_key)
+        return True
+
+    @property
+    def way_out(self) -> str:
+        """What to do where the registry does not take the key that is sent. The id stays: it is this machine's."""
+        own = self._credentials.api_key if self._credentials else None
+        if self._set_key or own:
+            where = "in place of the present one" if self._set_key else "here"
+            return (
+                f"this machine stays {self.node_id}; an operator gives it a new key with `dagi-registry keys rotate "
+                f"--node {self.node_id}`, to be set as NODE_API_KEY {where}"
+            )
+        if self._join_token:
+            return (
+                "an operator makes another join token with `dagi-registry join-token create`; set NODE_JOIN_TOKEN to it"
+            )
+        return "an operator makes a join token with `dagi-registry join-token create`; set NODE_JOIN_TOKEN to it"
 
     def is_anothers(self) -> None:
         """A registry said that the id is another node's, and nothing here proves otherwise."""

@@ -170,11 +170,13 @@ class Settings(BaseSettings):
                 "--peer needs REGISTRY_FEDERATION_SECRET, the same 32 characters or more at every registry of the "
                 "federation; make one with: openssl rand -hex 32"
             )
-        if self.open_to_anyone and not self.allow_open_registration:
+        if not self.says_who_may_join:
             raise ValueError(
-                f"--host {self.host} lets other machines reach this registry, and anyone could register "
-                "nodes. Choose one: --host 127.0.0.1 (this machine only), --allowed-nodes (who may join), "
-                "--tls-cert with --tls-key and --tls-ca (mutual TLS), or --allow-open-registration (anyone)"
+                f"--host {self.host} lets other machines reach this registry: say who may register nodes. Choose one: "
+                "--host 127.0.0.1 (this machine only), REGISTRY_ADMIN_KEY with --auth key (whoever has a join token, "
+                "made with that key: dagi-registry join-token create), --allowed-nodes (who is listed), --tls-cert "
+                "with --tls-key and --tls-ca (mutual TLS: whoever has a certificate), or --allow-open-registration "
+                "(anyone)"
             )
         claimable = next((item for item in self.allowed_nodes if not parse_entry(item).proves_something), None)
         if self.auth == "open" and claimable and not (self.on_loopback or self.tls_ca or self.allow_open_registration):
@@ -195,9 +197,12 @@ class Settings(BaseSettings):
             return False
 
     @property
-    def open_to_anyone(self) -> bool:
-        """Whether another machine could register with nothing in hand."""
-        return not self.on_loopback and not self.allowed_nodes and not self.tls_ca
+    def says_who_may_join(self) -> bool:
+        """Whether it was said who may register, where other machines can ask. In mode `key` a registry that says
+        nothing else takes join tokens alone; whoever gave it the admin key can make them."""
+        by_token = self.auth == "key" and self.admin_key is not None
+        listed = bool(self.allowed_nodes or self.tls_ca)
+        return self.on_loopback or self.allow_open_registration or by_token or listed
 
     def allowlist_warnings(self) -> list[str]:
         """What is odd about the entries of `allowed_nodes`."""

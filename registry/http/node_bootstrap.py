@@ -602,6 +602,9 @@ def live(node):
         if status != 200:
             what = "waiting for approval" if pending else "failed (%s)" % (status or "no answer")
             why = "%s: %s; next try in %.0f s" % (what, answer.get("detail"), wait_s)
+            if status == 401:
+                name = "NODE_API_KEY" if node.key or SETTINGS.get("NODE_API_KEY") else "NODE_JOIN_TOKEN"
+                why += "; this machine stays %s; set %s to what an operator makes for it" % (node.id, name)
             tell(why, sys.stderr)
         time.sleep(wait_s)
 

@@ -96,8 +96,13 @@ def test_the_redis_url_has_two_names(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("host", ["0.0.0.0", "192.0.2.1", "::", "", "registry.example.org"])
 def test_a_wide_bind_is_refused_and_the_words_name_every_choice(host: str) -> None:
     text = refused(host=host)
-    for choice in ("--host 127.0.0.1", "--allowed-nodes", "--tls-cert", "--tls-key", "--tls-ca", "--allow-open-reg"):
+    choices = ("--host 127.0.0.1", "REGISTRY_ADMIN_KEY", "--auth key", "--allowed-nodes", "--tls-cert", "--tls-key")
+    for choice in (*choices, "--tls-ca", "--allow-open-registration"):
         assert choice in text
+
+
+def test_without_keys_an_admin_key_does_not_say_who_may_register() -> None:
+    assert "with --auth key" in refused(host="0.0.0.0", auth="open", admin_key=ADMIN_KEY)
 
 
 @pytest.mark.parametrize(
@@ -108,6 +113,8 @@ def test_a_wide_bind_is_refused_and_the_words_name_every_choice(host: str) -> No
         {"host": "::1"},
         {"host": "localhost"},
         {"host": "0.0.0.0", "allow_open_registration": True},
+        {"host": "0.0.0.0", "allow_open_registration": True, "auth": "open"},
+        {"host": "0.0.0.0", "admin_key": ADMIN_KEY},
         {"host": "0.0.0.0", "allowed_nodes": ["node-a"]},
         {"host": "0.0.0.0", "tls_cert": Path("c"), "tls_key": Path("k"), "tls_ca": Path("ca")},
     ],
