@@ -77,6 +77,10 @@ class AuditLog:
         self._placed.extendleft(reversed(self._recent))
         self._recent.clear()
 
+    def note_alert(self, code: str, detail: str, peer: str | None) -> None:
+        """A peer was refused, or is kept out: counted by peer and minute."""
+        self._audit.note(f"peer.{code}", None, peer or "", outcome="refused", why=detail)
+
     @property
     def takes(self) -> bool:
         """Whether entries of other workers may be taken: those that were taken last are kept."""

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from registry import allow_cli, audit_cli, ca_cli, federation_cli, keys_cli, logs
+from registry.redis_url import redacted
 from registry.settings import ConfigurationError, load, misspelled
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
@@ -60,6 +61,13 @@ def serve_command(  # every flag of the contract is a parameter: that is what ty
         typer.echo(f"dagi-registry: {error}", err=True)
         raise typer.Exit(2) from None
     logs.configure(settings.log_format, settings.log_level)
+    logs.conceal(*settings.secrets)
+    if redis_url and redacted(redis_url) != redis_url:
+        logs.event(
+            "secret_in_process_list",
+            30,
+            hint="--redis-url shows its password to all users of this machine; set REGISTRY_REDIS_URL instead",
+        )
     for warning in misspelled(os.environ):
         logs.event("unknown_setting", 30, hint=warning)
     for warning in settings.allowlist_warnings():

@@ -51,12 +51,20 @@ def _check_port(split: SplitResult) -> None:
 
 def redacted(url: str) -> str:
     """The URL without its password, for people's eyes."""
-    scheme, _, rest = url.partition("://")
+    scheme, separator, rest = url.partition("://")
+    if not separator:
+        return f"***@{url.rpartition('@')[2]}" if "@" in url else url
     place, question, query = rest.partition("?")
     if "@" in query:  # in a password, but nobody can tell which one's
         return f"{scheme}://***"
     hidden = "***@" if "@" in place else ""
     return f"{scheme}://{hidden}{place.rpartition('@')[2]}{'?***' if question else ''}"
+
+
+def password_of(url: str) -> str:
+    """The password as it stands in the URL; empty where there is none."""
+    authority = url.partition("://")[2].partition("?")[0].rpartition("@")[0]
+    return authority.partition(":")[2]
 
 
 def connect(url: str, *, timeout_s: float = TIMEOUT_S) -> Redis:

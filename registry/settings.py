@@ -27,6 +27,7 @@ from registry.http.limits import ADDRESS_PER_S, KEY_PER_S
 from registry.keys import is_admin_key
 from registry.lifecycle import Windows
 from registry.redis_url import parse as parse_redis_url
+from registry.redis_url import password_of, redacted
 
 ADMIN_KEY_HASH = "admin_key_hash"  # the store's setting, where the admin key is not given
 
@@ -148,7 +149,7 @@ class Settings(BaseSettings):
         for item in value:
             split = urlsplit(item)
             if not (split.scheme in ("http", "https") and split.hostname):
-                raise ValueError(f"{item!r} is not a URL such as https://registry.example.org:9205")
+                raise ValueError(f"{redacted(item)!r} is not a URL such as https://registry.example.org:9205")
         return value
 
     @field_validator("advertise_url")
@@ -156,7 +157,7 @@ class Settings(BaseSettings):
     def _dialable(cls, value: str | None) -> str | None:
         split = urlsplit(value or "")
         if value and not (split.scheme in ("http", "https") and split.hostname):
-            raise ValueError(f"{value!r} is not a URL such as https://registry.example.org:9205")
+            raise ValueError(f"{redacted(value)!r} is not a URL such as https://registry.example.org:9205")
         return value
 
     @model_validator(mode="after")
@@ -212,6 +213,14 @@ class Settings(BaseSettings):
     def identity(self) -> str:
         """The registry's id: the origin in vector clocks."""
         return self.registry_id or self.region
+
+    @property
+    def secrets(self) -> list[str]:
+        """What must never be seen in a log."""
+        given = [each.get_secret_value() for each in (self.admin_key, self.federation_secret) if each is not None]
+        url = self.redis_url.get_secret_value() if self.redis_url is not None else ""
+        password = password_of(url)
+        return [*given, *([password] if password else [])]
 
     @property
     def audited(self) -> dict[str, Any]:

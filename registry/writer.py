@@ -46,6 +46,10 @@ PAUSE_AFTER_S = 3.0  # without the store: others should not take us for alive wh
 MAX_DOUBTFUL = 16  # commits in a row of which nobody knows whether they were made
 TELL_AGAIN_S = 600.0  # of new links: what was told of nodes' round trips before, they have not heard
 LOUD_FAULTS = 10  # traces of one fault that may come with every tick
+# Somebody is not who it says, or was stopped for what it did: these are in the audit log as well.
+AUDITED = frozenset(
+    {"identity_changed", "same_id", "wrong_secret", "wrong_signature", "wrong_certificate", "forged", "quarantined"}
+)
 LOUD_S = 60.0  # one cause is logged once in so long
 
 
@@ -205,6 +209,8 @@ class Writer:
     def alert(self, code: str, detail: str, peer: str | None = None) -> None:
         """Count what somebody should know, and log it: once a cause and minute."""
         self.alerts[code] += 1
+        if code in AUDITED:
+            self.log.note_alert(code, detail, peer)
         now = self._clock.monotonic()
         self.last_alerts[code] = {"detail": detail, "peer": peer, "at_ms": self._clock.wall_ms()}
         if now - self._loud.get((code, peer), float("-inf")) >= LOUD_S:

@@ -133,6 +133,19 @@ async def test_a_log_that_is_not_the_writers_does_not_swallow_entries(region: Be
     assert head.seq == 1
 
 
+async def test_a_peer_that_is_kept_out_is_in_the_log(region: Bench) -> None:
+    async with started(region) as (worker, store):
+        for _ in range(3):
+            worker.writer.alert("identity_changed", "us shows another identity than the one pinned", "us")
+        worker.writer.alert("clock_ahead", "nobody's doing", "us")
+        worker.region.audit.tick(all_of_it=True)
+        await worker.writer.flushed()
+        *_, line = await lines(store)
+    assert actions([line]) == [("peer.identity_changed", "us")]
+    assert line.entry["detail"]["count"] == 3
+    assert "pinned" in line.entry["detail"]["why"]
+
+
 async def test_a_writer_that_ends_leaves_what_was_not_kept_to_the_next(region: Bench) -> None:
     async with started(region) as (worker, store):
         store.is_down = True
