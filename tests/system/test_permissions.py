@@ -1,9 +1,11 @@
 """Who may do what, as data: every route, every kind of caller, both modes, bound to loopback or wider.
 
-The sets of statuses stand in the order of COLUMNS; callers that are to be treated alike share one. A route of the app
-without a row fails.
+The sets of statuses stand in the order of COLUMNS, and of BESIDE for who shows a certificate, or is not on the
+allowlist; callers that are to be treated alike share one. A route of the app without a row fails.
 """
 
+import contextlib
+import ssl
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -29,6 +31,7 @@ from registry.region import Membership, Region
 from registry.service import Place
 from registry.store import RedisStore
 from tests.support.live import ADMIN_KEY
+from tests.support.tls import Authority, dialling
 from tests.support.valkey import Valkey, valkey
 
 SECRET = b"s" * 32
@@ -51,6 +54,7 @@ class Row:
     open: str
     body: dict[str, Any] | None = None
     wide: str = ""  # in mode key, when others than this machine can reach the registry; the same by default
+    listed: bool = False  # whether it is for nodes on the allowlist alone, where there is one
 
 
 #           none bad own other read scoped join admin
@@ -67,6 +71,31 @@ UNKNOWN = " 401 401 404 404 404 404 403 404"  # there is no such reservation
 UNKNOWN_OPEN = OPEN.replace("200", "404")
 FORGET = "  401 401 403 403 403 403 403 404"  # there is nothing of that id
 NOBODY = "  403 403 403 403 403 403 403 403"
+
+# Who shows a certificate (with which key): of this node, of another, of another with this node's key, of a registry.
+# And who sends a key where the node is not on the allowlist: its own, one to join with, which then waits for approval.
+LISTED = ("own", "join")
+BESIDE = [("none", "mine"), ("none", "other"), ("own", "other"), ("none", "registry"), ("own", ""), ("join", "")]
+BESIDE_KEY = {
+    EVERYONE: "200 200 200 200 200 200",
+    JOIN: "    403 403 403 200 200 200",
+    AGAIN: "   200 403 403 409 200 409",
+    OWN: "     200 403 403 401 200 403",
+    READ: "    200 200 403 401 200 403",
+    OBSERVE: " 200 200 403 401 200 403",
+    OPERATE: " 403 403 403 401 403 403",
+    FORGET: "  403 403 403 401 403 403",
+    UNKNOWN: " 404 404 403 401 404 403",
+    NOBODY: "  403 403 403 403 403 403",
+}
+BESIDE_OPEN = {
+    **BESIDE_KEY,
+    AGAIN: "   200 403 403 200 200 200",
+    OWN: "     200 403 403 200 200 200",
+    READ: "    200 200 403 200 200 200",
+    OBSERVE: " 200 200 403 200 200 200",
+    UNKNOWN: " 404 404 403 404 404 404",
+}
 NODES, ONE = "/api/v1/nodes", "/api/v1/nodes/{node_id}"
 
 ROWS = [
@@ -74,10 +103,10 @@ ROWS = [
         Row("GET", route, EVERYONE, EVERYONE)
         for route in ("/", "/health", "/healthz", "/readyz", "/docs", "/openapi.json", "/bootstrap/node_bootstrap.py")
     ),
-    Row("POST", f"{NODES}/register", JOIN, OPEN, {"node_id": "new"}, wide=JOIN_WIDE),
-    Row("POST", f"{NODES}/register", AGAIN, OPEN, {"node_id": "mine"}),
-    Row("POST", f"{NODES}/heartbeat", OWN, OPEN, {"node_id": "mine"}),
-    Row("POST", f"{ONE}/heartbeat", OWN, OPEN, {}),
+    Row("POST", f"{NODES}/register", JOIN, OPEN, {"node_id": "new"}, wide=JOIN_WIDE, listed=True),
+    Row("POST", f"{NODES}/register", AGAIN, OPEN, {"node_id": "mine"}, listed=True),
+    Row("POST", f"{NODES}/heartbeat", OWN, OPEN, {"node_id": "mine"}, listed=True),
+    Row("POST", f"{ONE}/heartbeat", OWN, OPEN, {}, listed=True),
     Row("DELETE", ONE, OWN, OPEN),
     Row("PATCH", ONE, OWN, OPEN, {"status": "draining"}),
     Row("PATCH", ONE, OWN, OPEN, {"status": "online"}),
@@ -129,7 +158,9 @@ class House:
     """A registry, and the keys of its callers."""
 
     client: aiohttp.ClientSession
+    certified: dict[str, aiohttp.ClientSession]
     headers: dict[str, dict[str, str]]
+    region: Region
     mode: Mode
     wide: bool
 
@@ -138,13 +169,27 @@ class House:
         text = row.open if self.mode == "open" else (row.wide or row.key) if self.wide else row.key
         return dict(zip(COLUMNS, map(int, text.split()), strict=True))
 
-    async def call(self, row: Row, caller: str) -> int:
+    def expected_beside(self, row: Row) -> list[int]:
+        """What each of BESIDE should get."""
+        is_open = self.mode == "open" and row.open != row.key
+        found = [int(status) for status in (BESIDE_OPEN if is_open else BESIDE_KEY)[row.key].split()]
+        if row.wide and self.wide and not is_open:
+            found[3] = 401  # a registry's certificate lets nobody join
+        return found if not row.listed else [*found[:4], *(status if status == 409 else 403 for status in found[4:])]
+
+    async def call(self, row: Row, caller: str, certificate: str = "") -> int:
         path = row.route.replace("{node_id}", "mine").replace("{registry_id}", "nobody").replace("{entry}", "nobody")
         path = path.replace("{reservation_id}", "0" * 16).replace("{key_id}", "0" * 24)
-        async with self.client.request(row.method, path, json=row.body, headers=self.headers[caller]) as answer:
+        client = self.certified[certificate] if certificate else self.client
+        async with client.request(row.method, path, json=row.body, headers=self.headers[caller]) as answer:
             if answer.content_type != "text/event-stream":  # which has no end
                 await answer.read()
             return answer.status
+
+    async def listing(self, *, enforced: bool) -> None:
+        body = {"enforced": enforced, "approvals": enforced}
+        async with self.client.patch("/api/v1/allowlist", json=body, headers=self.headers["admin"]) as answer:
+            assert answer.status == 200
 
     async def prepare(self) -> None:
         """The node that is asked about stands, the one that is to be new does not."""
@@ -176,7 +221,7 @@ def built(store: RedisStore, mode: Mode, wide: bool) -> tuple[web.Application, A
 
 
 @pytest.fixture(params=[("key", False), ("key", True), ("open", False), ("open", True)], ids=lambda p: f"{p[0]}-{p[1]}")
-async def house(store_server: Valkey, request: pytest.FixtureRequest) -> AsyncIterator[House]:
+async def house(store_server: Valkey, authority: Authority, request: pytest.FixtureRequest) -> AsyncIterator[House]:
     mode, wide = request.param
     store = RedisStore(store_server.url, region=f"{mode}-{wide}", worker_id="w", beat_window_ms=300_000)
     await store.start()
@@ -186,16 +231,49 @@ async def house(store_server: Valkey, request: pytest.FixtureRequest) -> AsyncIt
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()
+    await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=server_side(authority)).start()
     keys = await keys_of_callers(auth, region)
     headers = {name: {"Authorization": f"Bearer {key}"} for name, key in keys.items()}
     headers |= {"none": {}, "malformed": {"Authorization": f"Token {keys['own']}"}}
     assert headers.keys() == CALLERS.keys()
-    async with aiohttp.ClientSession(f"http://127.0.0.1:{runner.addresses[0][1]}") as client:
-        yield House(client, headers, mode, wide)
+    async with contextlib.AsyncExitStack() as stack:
+        client = await stack.enter_async_context(aiohttp.ClientSession(f"http://127.0.0.1:{runner.addresses[0][1]}"))
+        certified = {
+            name: await stack.enter_async_context(
+                aiohttp.ClientSession(
+                    f"https://127.0.0.1:{runner.addresses[1][1]}", connector=aiohttp.TCPConnector(ssl=context)
+                )
+            )
+            for name, context in shown_by(authority).items()
+        }
+        yield House(client, certified, headers, region, mode, wide)
     await runner.cleanup()
     await region.stop()
     await region._follower.stop()
     await store.aclose()
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    return Authority(tmp_path_factory.mktemp("authority"))
+
+
+def server_side(authority: Authority) -> ssl.SSLContext:
+    own = authority.issue("registry", "local", "127.0.0.1")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(str(own.cert), str(own.key))
+    context.load_verify_locations(str(own.ca))
+    context.verify_mode = ssl.CERT_REQUIRED
+    return context
+
+
+def shown_by(authority: Authority) -> dict[str, ssl.SSLContext]:
+    issued = [
+        authority.issue("node", "mine"),
+        authority.issue("node", "other"),
+        authority.issue("registry", "elsewhere"),
+    ]
+    return dict(zip(("mine", "other", "registry"), map(dialling, issued), strict=True))
 
 
 async def keys_of_callers(auth: Authenticator, region: Region) -> dict[str, str]:
@@ -226,27 +304,39 @@ async def keys_of_callers(auth: Authenticator, region: Region) -> dict[str, str]
 
 async def test_every_caller_may_do_what_the_table_says_and_a_refusal_changes_nothing(house: House) -> None:
     await house.prepare()
-    before = await state(house)
+    before = state(house)
     for row in ROWS:
         found, wanted = {}, {}
         for caller, column in CALLERS.items():
             found[caller], wanted[caller] = await house.call(row, caller), house.expected(row)[column]
             if found[caller] == 200 and row.method != "GET":
                 await house.prepare()
-                before = await state(house)
+                before = state(house)
             else:
-                assert await state(house) == before, (row, caller)
+                assert state(house) == before, (row, caller)
         assert found == wanted, row
 
 
-async def state(subject: House) -> list[dict[str, Any]]:
-    async with subject.client.get(NODES, headers=subject.headers["admin"]) as answer:
-        nodes: list[dict[str, Any]] = (await answer.json())["nodes"]
-    async with subject.client.get("/api/v1/federation", headers=subject.headers["admin"]) as answer:
-        view = await answer.json()
-    for node in nodes:
-        node.pop("reserved_slots", None)  # a reservation ends by itself, and one that was taken is a record
-    return [*nodes, {"vector": view["vector"], "records": view["self"]["records"]}]
+async def test_certificates_and_the_list_stand_beside_keys(house: House) -> None:
+    await house.prepare()
+    for row in ROWS:
+        found = []
+        for caller, certificate in BESIDE:
+            await house.listing(enforced=caller in LISTED)
+            found.append(await house.call(row, caller, certificate))
+            if found[-1] == 200 and row.method != "GET":
+                await house.listing(enforced=False)
+                await house.prepare()
+        assert found == house.expected_beside(row), row
+    await house.listing(enforced=False)
+
+
+def state(subject: House) -> tuple[object, ...]:
+    """Everything that a call might have changed: what is replicated, and what is shown."""
+    writer = subject.region.writer
+    assert writer is not None
+    nodes = [(entry.static, entry.word, entry.metrics) for entry in subject.region._directory.entries()]
+    return dict(writer.engine.replica.vector), nodes
 
 
 def test_every_route_has_a_row(store_server: Valkey) -> None:
