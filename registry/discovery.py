@@ -402,14 +402,21 @@ class Order:
         """In the order of ids; those of a registry that cannot be heard of last."""
         holds = self._held.holds
         if self._rows is not None:  # fewer than hold the filters, where some were too far
-            holds = np.zeros(self._columns.size, np.bool_)
-            holds[self._rows] = True
-        lost = self._worse(None) >= ranking.NOT_HEARD_OF
+            holds = self._everywhere(np.ones(len(self._rows), np.bool_))
+        lost = self._everywhere(self._worse(None) >= ranking.NOT_HEARD_OF)
         found: list[Entry] = []
         for part in (holds & ~lost, holds & lost):
             some = Matching(part, int(np.count_nonzero(part)))
             found += in_order_of_ids(self._directory, some, most=limit - len(found)) if len(found) < limit else []
         return found
+
+    def _everywhere(self, found: Mask) -> Mask:
+        """A verdict on the rows that are looked at, for every row there is."""
+        if self._rows is None:
+            return found
+        spread = np.zeros(self._columns.size, np.bool_)
+        spread[self._rows] = found
+        return spread
 
     def _leave_out_beyond(self, most_ms: float) -> None:
         """Leave out who is known to be farther away."""

@@ -6,7 +6,17 @@ from itertools import accumulate, islice
 from typing import Annotated, Any, Literal, TypeVar
 
 import orjson
-from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, ValidationError
+from pydantic import (
+    AliasChoices,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 
 from federation.signed import MAX_DOCUMENT_BYTES, Document, Proof
 from registry.errors import ApiError, FieldError
@@ -335,7 +345,21 @@ class DiscoverQuery(ResourceFilter):
     sort: Literal["latency", "load", "free_vram", "vram", "ram", "node_id"] | None = None
     explain: bool = False
     proof: bool = False
-    node_id: Annotated[str, Field(min_length=1, max_length=255)] | None = None
+    node_id: Annotated[str, Field(min_length=1, max_length=255, pattern=NODE_ID_PATTERN)] | None = None
+
+    @field_validator("sort")
+    @classmethod
+    def _is_no_other_order(cls, sort: str | None, info: ValidationInfo) -> str | None:
+        if sort not in (None, "latency") and info.data.get("latency") == "min":
+            raise ValueError("is another order than latency=min; send one of the two")
+        return sort
+
+    @field_validator("node_id")
+    @classmethod
+    def _is_explained(cls, node_id: str | None, info: ValidationInfo) -> str | None:
+        if node_id is not None and not info.data.get("explain", True):
+            raise ValueError("asks why that node is in the answer, or is not: send explain=1 with it")
+        return node_id
 
     @cached_property
     def echo(self) -> bytes:
@@ -353,6 +377,17 @@ class DiscoverQuestion(DiscoverQuery):
     """POST /api/v1/nodes/discover. What the caller measured, in milliseconds: round trips to registries by their
     id (without them, those of the caller's own node count), and to nodes by theirs. No other answer knows of it."""
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"model": "qwen3:8b", "min_free_vram_gb": 8, "nearest": "auto", "limit": 5},
+                {"capability": ["gpu", "inference"], "region": "europe", "max_load": 0.8, "sort": "load"},
+                {"latency": "min", "registry_rtt_ms": {"eu": 12.5, "us": 95}, "node_rtt_ms": {"node-a-1": 3.2}},
+                {"label": "lab", "explain": True, "node_id": "node-a-1"},
+            ]
+        }
+    )
+
     registry_rtt_ms: RoundTrips | None = None
     node_rtt_ms: RoundTrips | None = None
 
@@ -360,7 +395,10 @@ class DiscoverQuestion(DiscoverQuery):
 class ReservationRequest(BaseModel):
     """POST /api/v1/nodes/{node_id}/reservations: hold so many slots of a node, for so many seconds."""
 
-    model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(
+        strict=True, extra="forbid", allow_inf_nan=False,
+        json_schema_extra={"examples": [{}, {"slots": 2, "ttl_s": 30}]},
+    )  # fmt: skip
 
     slots: Whole = Field(1, ge=1, le=MOST_SLOTS)
     ttl_s: Annotated[float, Field(ge=LEAST_TTL_S, le=LONGEST_TTL_S)] = USUAL_TTL_S

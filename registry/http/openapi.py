@@ -108,6 +108,12 @@ _OPERATORS = frozenset(
     if path in (_AUDIT, _MEMBER, f"{_ONE}/approve", f"{_ONE}/deny", "/api/v1/maintenance/cleanup")
     or path.startswith(_ALLOWLIST)
 )  # fmt: skip
+_EXAMPLES: Json = {  # of questions in the query string
+    "capability": ["gpu", "inference"], "label": ["lab"], "role": ["worker"], "region": ["europe", "us-east"],
+    "status": ["online", "degraded"], "model": ["qwen3:8b"], "match": "family", "min_vram_gb": 24,
+    "min_free_vram_gb": 7.5, "max_load": 0.8, "max_latency_ms": 80, "nearest": "auto", "prefer_region": "europe",
+    "sort": "free_vram", "limit": 5, "explain": True,
+}  # fmt: skip
 _TEXT, _NODE = {"type": "string"}, {"$ref": "#/components/schemas/Node"}
 
 
@@ -315,6 +321,8 @@ def _query_parameters(model: type[BaseModel]) -> list[Json]:
         alias = field.validation_alias
         shown = str(alias.choices[0]) if isinstance(alias, AliasChoices) else name
         schema = {key: value for key, value in schemas.get(shown, schemas.get(name, {})).items() if key != "title"}
+        if model is DiscoverQuery and shown in _EXAMPLES:
+            schema["examples"] = [_EXAMPLES[shown]]
         parameters.append({"name": shown, "in": "query", "required": False, "schema": schema})
     return parameters
 

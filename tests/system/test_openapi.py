@@ -31,6 +31,9 @@ def test_the_registry_does_what_its_document_says(registry: Process, tmp_path: P
         # What has changed has no pages: no schema says that two parameters exclude each other.
         '[[operations]]\ninclude-name = "GET /api/v1/nodes"\n'
         '[operations.checks.positive_data_acceptance]\nexpected-statuses = ["2xx", "422", "503"]\n'
+        # And what is asked for with `sort` and `node_id` goes with some other parameters, and not with all.
+        '[[operations]]\ninclude-path = "/api/v1/nodes/discover"\n'
+        '[operations.checks.positive_data_acceptance]\nexpected-statuses = ["2xx", "422", "503"]\n'
         # No schema says what an address is, and what has bits set after its prefix.
         '[[operations]]\ninclude-path = ["/api/v1/allowlist", "/api/v1/allowlist/{entry}"]\n'
         '[operations.checks.positive_data_acceptance]\nexpected-statuses = ["2xx", "404", "422"]\n'

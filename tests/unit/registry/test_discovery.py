@@ -430,11 +430,19 @@ def test_a_thousand_that_have_fallen_silent_do_not_hide_those_that_are_alive() -
     assert all(int(e.node_id[1:]) >= 300 for e in answer.entries)
 
 
+def test_few_of_many_are_listed_by_their_ids() -> None:
+    directory = Directory(WINDOWS, 0.0, HOME)
+    for number in range(100):
+        directory.put(record(f"n{number:02}", labels=["few"] if number % 40 == 7 else []), number + 1, 0.0)
+    assert found(directory, ask(label="few", sort="node_id")) == ["n07", "n47", "n87"]
+    assert found(directory, ask(label="few", sort="node_id", limit=1)) == ["n07"]
+
+
 def test_a_bound_is_what_a_column_holds_of_it() -> None:
     directory = Directory(WINDOWS, 0.0, HOME)
     directory.put(record("n", capabilities={"gpus": [{"vram_gb": 24.3}]}), 1, 0.0)
     directory.beat("n", b'{"cpu_percent":10}', NOW_MS, 0.0)
-    query = ask(min_vram_gb=24.3, max_load=0.1, node_id="n")
+    query = ask(min_vram_gb=24.3, max_load=0.1, explain=True, node_id="n")
     finder = Finder(directory, ALIASES)
     assert finder.discover(query, "q", "eu", 0.0).total == 1
     assert finder.explain(query, "eu") == {
