@@ -22,19 +22,18 @@ class Buckets:
         self._depth_s = burst * self._gap_s
         self._bits = rows_bits
         self._mask = (1 << rows_bits) - 1
-        self._rows = (array("d", bytes(8 << rows_bits)), array("d", bytes(8 << rows_bits)))
+        self._first = array("d", bytes(8 << rows_bits))
+        self._second = array("d", bytes(8 << rows_bits))
 
     def take(self, key: Hashable, now_s: float, tokens: float = 1.0) -> float:
         """Take so many tokens: 0.0. Where there are not as many, nothing is taken: the seconds until there are, if
         nobody takes any meanwhile. `now_s` is monotonic and above 0."""
         hashed = hash(key)
-        mask, (first, second) = self._mask, self._rows
-        at, also = hashed & mask, (hashed >> self._bits) & mask
+        first, second = self._first, self._second
+        at, also = hashed & self._mask, hashed >> self._bits & self._mask
         one, other = first[at], second[also]
         full_s = one if one < other else other
-        if full_s < now_s:
-            full_s = now_s
-        full_s += tokens * self._gap_s
+        full_s = (full_s if full_s > now_s else now_s) + tokens * self._gap_s
         wait_s = full_s - now_s - self._depth_s
         if wait_s > _ROUNDING_S:
             return wait_s
@@ -47,6 +46,5 @@ class Buckets:
     def is_low(self, key: Hashable, now_s: float) -> bool:
         """Whether an eighth of the tokens or less is left: also between one that has come and its being taken."""
         hashed = hash(key)
-        mask, (first, second) = self._mask, self._rows
-        full_s = min(first[hashed & mask], second[(hashed >> self._bits) & mask])
+        full_s = min(self._first[hashed & self._mask], self._second[hashed >> self._bits & self._mask])
         return full_s - now_s > self._depth_s * 7 / 8 + _ROUNDING_S

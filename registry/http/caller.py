@@ -54,7 +54,7 @@ class Callers:
 
     def admit(self, request: web.Request) -> None:
         """Somebody, whoever it is. Raises 429 for an address that asks too often."""
-        if not from_worker(request):
+        if self._limits.by_address and not from_worker(request):
             self._limits.of_address(self.address(request))
 
     def public(self, handler: Handler) -> Handler:

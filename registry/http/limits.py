@@ -57,6 +57,7 @@ class Limits:
     ) -> None:
         """`clock` gives monotonic seconds; a rate of 0 is no limit."""
         self.count = count
+        self.by_address = address_per_s > 0  # whether it is worth finding out
         self._clock = clock
         self._keys = Buckets(key_per_s, key_per_s * KEY_BURST_S)
         self._addresses = Buckets(address_per_s, address_per_s * ADDRESS_BURST_S)

@@ -264,7 +264,8 @@ class Connection(RequestHandler):
     def pause_writing(self) -> None:
         """What we wrote is not taken."""
         super().pause_writing()
-        self._patience.await_reader(self)
+        if self._payload_parser is None:  # a link has a patience of its own
+            self._patience.await_reader(self)
 
     def resume_writing(self) -> None:
         """It is."""
@@ -272,8 +273,8 @@ class Connection(RequestHandler):
         self._patience.answers.pop(self, None)
 
     def cut(self) -> None:
-        """End it now, whatever is left to be written. Links have a patience of their own."""
-        if self._payload_parser is None and self.transport is not None:
+        """End it now, whatever is left to be written."""
+        if self.transport is not None:
             self.transport.abort()
 
     def handle_error(
