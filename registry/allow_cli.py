@@ -18,8 +18,8 @@ if TYPE_CHECKING:  # `serve` imports this module too, and does not need it
 
 ALLOWLIST, NODES = "/api/v1/allowlist", "/api/v1/nodes"
 PAGE = 10_000
-HEADINGS = ("ENTRY", "KIND", "SOURCE", "ADDED", "BY", "NOTE")
-WHO_HEADINGS = ("NODE", "CODE", "STATE", "FROM", "HOST", "ROLE", "THROUGH", "SINCE", "BOUND TO")
+HEADINGS = ("ENTRY", "KIND", "SOURCE", "ADDED", "NOTE")
+WHO_HEADINGS = ("NODE", "CODE", "STATE", "FROM", "HOST", "AT", "SINCE")
 
 allow = typer.Typer(no_args_is_help=True, help="Who may join: look, list, remove, approve. Needs REGISTRY_ADMIN_KEY.")
 
@@ -160,7 +160,12 @@ def _list(ask: "AdminClient", as_json: bool, unlisted: bool) -> int:
 
 
 def _cells(row: Mapping[str, Any]) -> Sequence[str | None]:
-    return row["entry"], row["kind"], row["source"], row["added_at"], row["added_by"], row["note"]
+    return row["entry"], row["kind"], row["source"], _minute(row["added_at"]), row["note"]
+
+
+def _minute(at: str | None) -> str | None:
+    """A time of the registry's, to the minute: UTC."""
+    return f"{at[:10]} {at[11:16]}Z" if at else None
 
 
 def _pending(ask: "AdminClient", as_json: bool) -> int:
@@ -183,8 +188,8 @@ def _who(row: Mapping[str, Any]) -> Sequence[str]:
 
     since = row.get("asked_at") or row.get("denied_at")
     said = (
-        row["node_id"], row["code"], row["state"], row["observed_ip"], row["hostname"] or row["node_name"], row["role"],
-        row["through"], since, row["bound_to"],
+        row["node_id"], row["code"], row["state"], row["observed_ip"], row["hostname"] or row["node_name"],
+        row["through"], _minute(since),
     )  # fmt: skip
     return [text.plain(cell or text.NOTHING) for cell in said]
 

@@ -102,7 +102,7 @@ class AllowCommands:
             await writer.remove(ENTRY_PREFIX + entry.text, "removed by an operator")
         if not removed and is_own:
             raise ApiError(
-                "forbidden", f"{entry.text} comes from the settings of {self._registry_id}; take it out there."
+                "entry_in_settings", f"{entry.text} comes from the settings of {self._registry_id}; take it out there."
             )
         if not removed:
             raise ApiError("no_such_entry", f"{entry.text} is not on the list.")

@@ -43,6 +43,7 @@ KINDS: dict[str, Kind] = {
     "stale_document": Kind(409, "A later document of this node is registered"),
     "instance_replaced": Kind(409, "Another run of this node's agent has registered"),
     "fully_reserved": Kind(409, "All slots of the node are reserved"),
+    "entry_in_settings": Kind(409, "The entry comes from the registry's settings"),
     "ambiguous": Kind(409, "Several ask under this node id"),
     "body_too_large": Kind(413, "The body is over the limit"),
     "not_json_type": Kind(415, "The body's content type is not JSON"),

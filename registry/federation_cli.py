@@ -134,7 +134,7 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[str]], right: Sequenc
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=bool(headings))
     listed = [list(map(Text, row)) for row in rows]
     for heading in headings:
-        fits = heading in right or heading in ("STATE", "SINCE", "REACHABLE", "LAST", "ALERT", "KEY ID", "STATUS")
+        fits = heading in right or heading in _WHOLE
         table.add_column(heading, justify="right" if heading in right else "left", overflow="fold", no_wrap=fits)
     for row in listed:
         for cell in row:
@@ -143,6 +143,9 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[str]], right: Sequenc
     return table
 
 
+_WHOLE = frozenset(
+    ("STATE", "SINCE", "REACHABLE", "LAST", "ALERT", "KEY ID", "STATUS", "CODE", "SOURCE", "ADDED")
+)  # columns that are never folded
 _COLOURS = {"up": "green", "suspect": "yellow", "down": "red", "not ready": "red"}
 
 
