@@ -21,7 +21,7 @@ from registry.allow_requests import (
     encode,
     no_room,
 )
-from registry.allowlist import UNLISTED, Allowlist
+from registry.allowlist import UNLISTED, Allowlist, identities_of
 from registry.auth import Authenticator
 from registry.clock import Clock
 from registry.directory import Due
@@ -53,14 +53,6 @@ class Asker:
         certified = certificate.node_id if certificate is not None else None
         fingerprint = fingerprint_of(self.request, self.observed_ip)
         return claimant_of(self.node_id, certified, self.request.claim, fingerprint, self.observed_ip)
-
-
-def identities_of(who: Principal) -> tuple[str, ...]:
-    """All that entries may know a caller's certificate by."""
-    certificate = who.certificate
-    if certificate is None:
-        return ()
-    return tuple(dict.fromkeys([*certificate.names, *([certificate.node_id] if certificate.node_id else [])]))
 
 
 class Admission:

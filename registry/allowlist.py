@@ -20,6 +20,7 @@ from registry.allow_requests import (
 )
 from registry.directory import Directory
 from registry.directory import Entry as Node
+from registry.keys import Principal
 from registry.tables import Table
 
 UNLISTED = "it is not on the allowlist: its heartbeats are refused until an operator lists it"
@@ -27,11 +28,20 @@ LISTED_AGAIN = "it is on the allowlist again: its next heartbeat brings it back"
 _OFF = Switch(enforced=False)
 
 
+def identities_of(who: Principal) -> tuple[str, ...]:
+    """All that entries may know a caller's certificate by."""
+    certificate = who.certificate
+    if certificate is None:
+        return ()
+    return tuple(dict.fromkeys([*certificate.names, *([certificate.node_id] if certificate.node_id else [])]))
+
+
 class Allowlist:
     """Who may register and stay. `on_change` hears which node may be concerned; None: any."""
 
     def __init__(self, directory: Directory, entries: Iterable[str] = ()) -> None:
         """`entries`: this registry's own, of its settings; with any the list is on here. Before the store is read."""
+        self._directory = directory
         self.static: dict[str, Entry] = {}
         self._own, self._shared = Rules(), Rules()
         for entry in map(parse_entry, entries):
@@ -85,6 +95,16 @@ class Allowlist:
             return False
         passed[node.node_id] = node.version
         return True
+
+    def admits_caller(self, who: Principal) -> bool:
+        """Whether a caller that is a node may use the registry: one that was taken off may read no more, either. A
+        node whose record is not here is known by its certificate alone."""
+        if self._passed is None or who.node_id is None:
+            return True
+        node = self._directory.get(who.node_id)
+        if node is not None:
+            return self.admits(node)
+        return who.certificate is None or self.covers(who.node_id, "", identities_of(who))
 
     # changes
 

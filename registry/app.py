@@ -71,6 +71,7 @@ def make_app(parts: Parts) -> tuple[web.Application, Gate, Forwarder, Registry, 
     """The application, the gate that every request passes, the way to the worker that writes, the commands, and
     who watches."""
     region = parts.region
+    parts.auth.is_listed = parts.allowlist.admits_caller
     admission = Admission(
         parts.allowlist,
         parts.auth,

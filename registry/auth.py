@@ -65,6 +65,7 @@ class Authenticator:
         self.keys: Table[ApiKey] = directory.tables.add(Table(KEY_PREFIX, ApiKey.of))
         self.use = KeyUse(directory.registry_id, self.keys)
         self.on_key_change: Callable[[str], None] = lambda key_id: None
+        self.is_listed: Callable[[Principal], bool] = lambda who: True  # whether the allowlist lets that node stay
         self.keys.on_change = self._key_changed
         self._directory = directory
         self._secrets = tuple(dict.fromkeys(each for each in (secret, older_secret) if each is not None))
@@ -147,6 +148,14 @@ class Authenticator:
             self._check(known.revoked_at_ms is not None, known.expires_at_ms)
         if who.grant is not None:
             self._check(False, who.grant.expires_at_ms)
+        if not self.open:
+            self._require_listed(who)
+
+    def _require_listed(self, who: Principal) -> None:
+        if who.kind == "node" and not self.is_listed(who):
+            raise ApiError(
+                "not_allowlisted", "This node is not on the allowlist (any more); ask the operator to add it."
+            )
 
     def require(self, who: Principal, action: Action, node_id: str | None = None) -> None:
         """Raise 401 or 403 unless the caller may do that, to that node where there is one."""
@@ -157,6 +166,7 @@ class Authenticator:
         if who.kind == "none":
             raise ApiError("unauthenticated", "Send a key: 'Authorization: Bearer <key>'.")
         if action in ("read", "observe") and who.kind in ("node", "read"):
+            self._require_listed(who)
             if action == "read" or not who.scope.nodes_only:
                 return
         elif action in ("own", "rekey") and node_id is not None and self.owns(who, node_id):

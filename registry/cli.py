@@ -38,7 +38,7 @@ def serve_command(  # every flag of the contract is a parameter: that is what ty
     heartbeat_interval_s: Annotated[float | None, _flag("How often nodes should report (30).")] = None,
     degraded_after_s: Annotated[float | None, _flag("Silence until degraded (90).")] = None,
     offline_after_s: Annotated[float | None, _flag("Silence until offline (300).")] = None,
-    allowed_nodes: Annotated[str | None, _flag("Node ids, addresses, networks that may register.")] = None,
+    allowed_nodes: Annotated[str | None, _flag("Node ids, addresses, networks, cert: names that may register.")] = None,
     tls_cert: Annotated[Path | None, _flag("Certificate chain (PEM).")] = None,
     tls_key: Annotated[Path | None, _flag("Its private key (PEM).")] = None,
     tls_ca: Annotated[Path | None, _flag("CA of clients: mutual TLS.")] = None,

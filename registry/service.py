@@ -13,8 +13,8 @@ from federation.record import KEY_PREFIX
 from federation.signed import incarnation_of
 from federation.writes import Token
 from registry import measurements, signing
-from registry.admission import Admission, Asker, beat_refused, identities_of
-from registry.allowlist import UNLISTED
+from registry.admission import Admission, Asker, beat_refused
+from registry.allowlist import UNLISTED, identities_of
 from registry.audit import Audit
 from registry.auth import Authenticator
 from registry.clock import Clock

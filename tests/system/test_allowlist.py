@@ -130,6 +130,8 @@ async def test_a_live_node_that_is_taken_off_is_refused_everywhere_and_comes_bac
     assert await eu.beats("live", node["api_key"], 8) == [(403, "not_allowlisted")] * 8
     assert await us.beats("live", node["api_key"]) == [(403, "not_allowlisted")]
     assert (await eu.node("live"))["home_registry"] == "eu"  # a refused heartbeat moves nothing
+    for path in (NODES, f"{NODES}/discover", "/api/v1/federation"):  # nor does it learn where the others are
+        assert (await us.call("GET", path, key=node["api_key"]))[1].get("code") == "not_allowlisted"
     assert (await eu.register("new"))[1]["code"] == "pending"
 
     await eu.done("POST", ALLOWLIST, {"entry": "127.0.0.0/8", "note": "this machine"})
