@@ -206,7 +206,8 @@ def _contradicts(data: Mapping[str, Json], document: Document) -> None:
         if name == "node_id" and value not in (None, document.node_id):
             raise invalid("node_id", "differs from the signed document")
         if name in FIELDS and value is not None and not same(value, document.fields.get(name)):
-            raise invalid(told, "differs from the signed document")
+            what = "differs from" if name in document.fields else "is not in"
+            raise invalid(told, f"{what} the signed document")
 
 
 def _named_as_here(document: Document, aliases: Mapping[str, str]) -> None:
