@@ -99,14 +99,16 @@ class Latency(NamedTuple):
 _UNKNOWN = Latency()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Found:
-    """The best nodes in order, how far each is, and how many hold the filters in all, as of a moment (monotonic)."""
+    """The best nodes in order, how far each is, and how many hold the filters in all, as of a moment (monotonic).
+    `shown`: for who shows it, to keep what that made."""
 
     entries: list[Entry]
     latencies: list[Latency]
     total: int
     at_s: float
+    shown: Any = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,6 +38,21 @@ async def test_a_node_registers_and_is_found_by_what_it_can_do(registry: Process
             assert (await answer.json())["metrics"] == {"cpu_percent": 12.5}
 
 
+async def test_a_question_asked_again_and_again_is_answered_as_its_nodes_fare_now(registry: Process) -> None:
+    """An order is kept for a second, and an answer with it: what it says of its nodes is not."""
+    async with session(registry.url) as admin:
+        async with admin.post("/api/v1/nodes/register", json={"node_id": "asked", "role": "oracle"}) as answer:
+            assert answer.status == 200
+        for percent in (10, 20, 30):
+            beat = {"node_id": "asked", "metrics": {"cpu_percent": percent}}
+            async with admin.post("/api/v1/nodes/heartbeat", json=beat) as answer:
+                assert answer.status == 200
+            for _ in range(40):  # each of the lots more than once
+                async with admin.get("/api/v1/nodes/discover?role=oracle") as answer:
+                    found = await answer.json()
+                assert [node["metrics"] for node in found["nodes"]] == [{"cpu_percent": percent}]
+
+
 async def test_answers_to_writes_carry_a_version_that_reads_can_ask_for(registry: Process) -> None:
     async with session(registry.url) as admin:
         async with admin.post("/api/v1/nodes/register", json={"node_id": "versioned"}) as answer:
