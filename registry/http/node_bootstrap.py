@@ -76,6 +76,16 @@ def opener():
     return urllib.request.build_opener(NO_PROXY, Straight, urllib.request.HTTPSHandler(context=context))
 
 
+def stamps():
+    """What is another when a certificate's file was replaced."""
+    found = []
+    for name in ("CA_CERT", "NODE_CERT", "NODE_KEY"):
+        with contextlib.suppress(OSError):
+            told = os.stat(SETTINGS.get(name) or "")
+            found.append((name, told.st_mtime_ns, told.st_size, told.st_ino))
+    return found
+
+
 def call(base, method, path, body=None, key=None, through=None):
     """(status, answer, Retry-After); status None when there was no answer, or none that is JSON of an object."""
     data = None if body is None else json.dumps(body).encode()
@@ -134,12 +144,15 @@ class Registries:
 
     def __init__(self):
         self.urls = [url.rstrip("/") for url in listed("NODE_REGISTRY_URL")] or ["http://127.0.0.1:9205"]
-        self.opener = opener()
+        self.stamps, self.opener = stamps(), opener()
         self.rests = {}  # url: until when, as it asked for patience
 
     def call(self, method, path, body, key):
         """(status, answer, seconds to wait first) of the first that answers, else of the last."""
-        found, why = (None, {}, None), []
+        found, why, now = (None, {}, None), [], stamps()
+        if now != self.stamps:  # certificates were replaced; what cannot be used, or not yet, is left
+            with contextlib.suppress(OSError, ValueError):
+                self.opener, self.stamps = opener(), now
         for url in list(self.urls):
             if self.rests.get(url, 0) > time.monotonic():
                 continue

@@ -19,7 +19,7 @@ from federation.tls import (
     expiry_sentence,
     node_of,
 )
-from registry.http.node_bootstrap import certified_id
+from registry.http.node_bootstrap import Registries, certified_id
 from tests.support.tls import NOW, Authority, dialling, shaken
 
 DAY_S = 86_400.0
@@ -346,6 +346,10 @@ def test_a_new_one_ends_the_warnings(authority: Authority) -> None:
     watched.look()
     watched.certificates.warn(now_s + 2 * DAY_S)
     assert [event for event, _ in watched.told] == ["expiring", "reloaded"]
+    authority.issue("registry", "eu", days=5)
+    watched.look()
+    watched.certificates.warn(now_s)  # this one was not warned of yet
+    assert [event for event, _ in watched.told] == ["expiring", "reloaded", "reloaded", "expiring"]
 
 
 # whose it is
@@ -372,3 +376,22 @@ def test_the_node_that_a_certificate_names(
     for path in (tmp_path / "none", box.key, tmp_path):
         monkeypatch.setenv("NODE_CERT", str(path))
         assert certified_id() is None
+
+
+def test_the_script_too_takes_up_new_files_and_leaves_broken_ones(
+    authority: Authority, box: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert box.cert is not None
+    for name, path in (("CA_CERT", box.ca), ("NODE_CERT", box.cert), ("NODE_KEY", box.key)):
+        monkeypatch.setenv(name, str(path))
+    monkeypatch.setenv("NODE_REGISTRY_URL", "https://127.0.0.1:1")  # nobody answers
+    registries = Registries()
+    first = registries.opener
+    registries.call("GET", "/", None, None)
+    assert registries.opener is first
+    box.cert.write_text("half of it")
+    registries.call("GET", "/", None, None)
+    assert registries.opener is first
+    authority.issue("node", "box")
+    registries.call("GET", "/", None, None)
+    assert registries.opener is not first
