@@ -18,6 +18,7 @@ from registry.region import Region
 
 EVERY_S = 0.5  # how far the files may lie behind the store
 LINES = 1_000  # at a time: 400 KB
+END_S = 0.3  # for each of the last steps: a stop may take 5 s in all
 STARTED = "audit_started"  # what the newest start published
 LEFT = 200  # entries of other workers at a time
 
@@ -37,6 +38,7 @@ class AuditKeeper:
         self._behind = behind
         self._failing = False
         self._start: dict[str, Any] | None = None
+        self._store_away = False
         self._ending = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -57,22 +59,48 @@ class AuditKeeper:
             except Exception:  # a fault of ours, in what a peer signed perhaps: the rest goes on
                 event("audit_failed", logging.ERROR, exc_info=True)
 
-    async def finish(self) -> None:
-        """The last entries, before the role is given up."""
+    def begin_to_end(self) -> None:
+        """Start nothing new, while requests are finished."""
         self._ending.set()
+
+    async def finish(self) -> None:
+        """The last entries, before the role is given up. A store that does not answer holds up no stop: what it did
+        not get is lost, but for what had been committed."""
+        self.begin_to_end()
         if self._task is not None:
-            await self._task  # not cancelled: it may be writing
+            _, late = await asyncio.wait({self._task}, timeout=END_S)
+            if late:
+                self._task.cancel()
+                return  # the lock ends with the process: a thread may be writing
+        writer = self._region.writer
+        if self._store_away or (writer is not None and not writer.available):
+            return
         self._audit.tick(all_of_it=True)
-        with contextlib.suppress(StoreUnavailable):
-            if self._start is not None:
-                self._audit.note("registry.stopped", None, self._id)
-                await self._store.publish(STARTED, orjson.dumps({**self._start, "stopped": True}))
-            writer = self._region.writer
-            if writer is not None:
-                await writer.flushed()
-            elif entries := self._audit.take():
-                await self._store.audit_leave(entries)
-            await self._file()
+        try:
+            async with asyncio.timeout(END_S):
+                await self._last_words()
+        except (StoreUnavailable, TimeoutError):
+            return
+        await self._file_rest()
+
+    async def _last_words(self) -> None:
+        if self._start is not None:
+            self._audit.note("registry.stopped", None, self._id)
+            await self._store.publish(STARTED, orjson.dumps({**self._start, "stopped": True}))
+        writer = self._region.writer
+        if writer is not None:
+            await writer.flushed()
+        elif entries := self._audit.take():
+            await self._store.audit_leave(entries)
+
+    async def _file_rest(self) -> None:
+        filing = asyncio.create_task(self._file())
+        _, late = await asyncio.wait({filing}, timeout=END_S)
+        if late:
+            filing.cancel()
+            return
+        if not isinstance(filing.exception(), StoreUnavailable | None):
+            filing.result()
         self._files.close()
 
     async def _note_start(self, facts: Mapping[str, Any], started_ms: int) -> None:
@@ -92,9 +120,11 @@ class AuditKeeper:
 
     async def _step(self) -> None:
         self._audit.tick()
+        self._store_away = True
         with contextlib.suppress(StoreUnavailable):  # the probe says so
             await self._pass_on()
             await self._file()
+            self._store_away = False
 
     async def _pass_on(self) -> None:
         """The writer takes what others left, which is in the store until it is in the log."""

@@ -153,6 +153,7 @@ async def _serve(
         for task in (*aside, *failed):
             await _cancelled(task)
         await watching.stop()
+        audit_keeper.begin_to_end()
         await runner.drain(DRAIN_S)
         await audit_keeper.finish()
         await region.stop()
