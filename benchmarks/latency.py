@@ -21,6 +21,7 @@ import orjson
 from numpy.typing import NDArray
 
 from benchmarks.harness import Report, Target
+from registry.backbone import Told
 from registry.directory import Directory
 from registry.discovery import Finder
 from registry.latency import estimates
@@ -67,7 +68,9 @@ def medoids(rtt_ms: Matrix, count: int) -> list[int]:
 class World:
     """The hosts as nodes of one registry."""
 
-    def __init__(self, rtt_ms: Matrix, registries: Sequence[int]) -> None:
+    def __init__(self, rtt_ms: Matrix, registries: Sequence[int], most: int = REGISTRIES, *, told: bool = True) -> None:
+        """`most`: how many registries, the nearest, each host has measured. `told`: registries say how far they are
+        from each other."""
         self.rtt_ms = rtt_ms
         self._asked: set[int] = set()
         self.hosts = [host for host in range(len(rtt_ms)) if host not in registries]
@@ -76,7 +79,14 @@ class World:
             for host in self.hosts
         }
         self.directory = Directory(Windows(30, 90, 300), 0.0, "r0")
-        for number in range(len(registries)):
+        self.vectors = {
+            host: {name: vector[name] for name in sorted(vector, key=vector.__getitem__)[:most]}
+            for host, vector in self.vectors.items()
+        }
+        for number, at in enumerate(registries):
+            if told:
+                ways = {f"r{other}": float(rtt_ms[at, to]) for other, to in enumerate(registries) if to != at}
+                self.directory.backbone.hear(f"r{number}", Told(f"region-{number}", ways))
             self.directory.hear(f"r{number}", reachable=True, age_s=0.0, now_ms=1, generation=1, known=())
         for version, host in enumerate(self.hosts, 1):
             request = parse(RegisterRequest, {"node_id": f"n{host}"})
@@ -127,6 +137,12 @@ def main() -> int:
         five.append(any(map(right, ids[:5])))
         pairs = {f"n{host}": float(rtt_ms[caller, host]) for host in ids}
         probed.append(right(answered(finder, caller, 1, pairs)[0]))
+    few = [_few(rtt_ms, given.questions // 4, told=told) for told in (False, True)]
+    report.table(
+        "hosts have measured two registries alone; registries tell what they measured of each other",
+        ["", "median relative error", "first right", "one of the first five"],
+        [[name, *row] for name, row in zip(("no", "yes"), few, strict=True)],
+    )
     error = _error(world)
     report.table(
         f"{REGISTRIES} registries, the nearest of {CANDIDATES}, {given.questions} questions",
@@ -144,6 +160,25 @@ def main() -> int:
         Target("the first is, once ten were measured", statistics.mean(probed), PROBED_RIGHT),
     ]
     return report.finish()
+
+
+def _few(rtt_ms: Matrix, questions: int, *, told: bool) -> list[str]:
+    """How good answers are where each host has measured little."""
+    world, rng = World(rtt_ms, medoids(rtt_ms, REGISTRIES), 2, told=told), random.Random(7)
+    first, five, errors = [], [], list[float]()
+    for _ in range(questions):
+        caller, *others = rng.sample(world.hosts, CANDIDATES + 1)
+        best_ms = min(rtt_ms[caller, host] for host in others)
+        query = parse(DiscoverQuestion, {"label": ["asked"], "latency": "min", "limit": CANDIDATES})
+        found = world.among(others).discover(query, repr(query), "eu", 0.0, 1, f"n{caller}")
+        hosts = [int(entry.node_id[1:]) for entry in found.entries]
+        right = [bool(rtt_ms[caller, host] <= max(best_ms * 1.1, best_ms + 5)) for host in hosts]
+        first.append(right[0])
+        five.append(any(right[:5]))
+        for host, (ms, _) in zip(hosts, found.latencies, strict=True):
+            if ms is not None and 0 < rtt_ms[caller, host] < np.inf:
+                errors.append(abs(ms - rtt_ms[caller, host]) / float(rtt_ms[caller, host]))
+    return [f"{statistics.median(errors):.3f}", f"{statistics.mean(first):.1%}", f"{statistics.mean(five):.1%}"]
 
 
 def _error(world: World) -> float:

@@ -165,7 +165,7 @@ def test_a_lie_moves_the_liar_and_nobody_else() -> None:
 
 def test_what_is_too_far_is_explained() -> None:
     directory = world()
-    query = parse(DiscoverQuestion, {"max_latency_ms": 50, "node_id": "abroad"})
+    query = parse(DiscoverQuestion, {"max_latency_ms": 50, "explain": True, "node_id": "abroad"})
     told = Finder(directory, ALIASES).explain(query, "eu", "me")
     assert told["left_out"] == {"max_latency_ms": 1}
     assert told["node"] == {"node_id": "abroad", "known": True, "left_out_by": ["max_latency_ms"], "matches": False}
