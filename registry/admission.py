@@ -84,7 +84,7 @@ class Admission:
                 return True
             if asker.who.kind == "admin" or self._auth.owns(asker.who, asker.node_id):
                 return False
-        elif allowlist.covers(asker.node_id, asker.observed_ip, identities_of(asker.who)):
+        elif allowlist.covers(asker.node_id, asker.observed_ip, identities_of(asker.who.certificate)):
             return False
         if not allowlist.switch.approvals:
             raise _refusal(asker, is_anothers=bound_to is not None)
@@ -136,7 +136,7 @@ class Admission:
         )
 
     def _request(self, asker: Asker, now_ms: int) -> Request:
-        names = identities_of(asker.who)
+        names = identities_of(asker.who.certificate)
         return asked(
             asker.node_id,
             asker.request,

@@ -18,9 +18,9 @@ from registry.allow_requests import (
     read_entry,
     read_request,
 )
+from registry.certificates import Certificate
 from registry.directory import Directory
 from registry.directory import Entry as Node
-from registry.keys import Principal
 from registry.tables import Table
 
 UNLISTED = "it is not on the allowlist: its heartbeats are refused until an operator lists it"
@@ -28,9 +28,8 @@ LISTED_AGAIN = "it is on the allowlist again: its next heartbeat brings it back"
 _OFF = Switch(enforced=False)
 
 
-def identities_of(who: Principal) -> tuple[str, ...]:
-    """All that entries may know a caller's certificate by."""
-    certificate = who.certificate
+def identities_of(certificate: Certificate | None) -> tuple[str, ...]:
+    """All that entries may know a certificate by."""
     if certificate is None:
         return ()
     return tuple(dict.fromkeys([*certificate.names, *([certificate.node_id] if certificate.node_id else [])]))
@@ -96,15 +95,15 @@ class Allowlist:
         passed[node.node_id] = node.version
         return True
 
-    def admits_caller(self, who: Principal) -> bool:
-        """Whether a caller that is a node may use the registry: one that was taken off may read no more, either. A
-        node whose record is not here is known by its certificate alone."""
-        if self._passed is None or who.node_id is None:
+    def admits_caller(self, node_id: str, certificate: Certificate | None) -> bool:
+        """Whether that node may use the registry, as one that was taken off may not even read. A node whose record is
+        not here is known by its certificate alone."""
+        if self._passed is None:
             return True
-        node = self._directory.get(who.node_id)
+        node = self._directory.get(node_id)
         if node is not None:
             return self.admits(node)
-        return who.certificate is None or self.covers(who.node_id, "", identities_of(who))
+        return certificate is None or self.covers(node_id, "", identities_of(certificate))
 
     # changes
 

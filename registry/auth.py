@@ -65,7 +65,7 @@ class Authenticator:
         self.keys: Table[ApiKey] = directory.tables.add(Table(KEY_PREFIX, ApiKey.of))
         self.use = KeyUse(directory.registry_id, self.keys)
         self.on_key_change: Callable[[str], None] = lambda key_id: None
-        self.is_listed: Callable[[Principal], bool] = lambda who: True  # whether the allowlist lets that node stay
+        self.is_listed: Callable[[str, Certificate | None], bool] = lambda node_id, certificate: True
         self.keys.on_change = self._key_changed
         self._directory = directory
         self._secrets = tuple(dict.fromkeys(each for each in (secret, older_secret) if each is not None))
@@ -152,10 +152,14 @@ class Authenticator:
             self._require_listed(who)
 
     def _require_listed(self, who: Principal) -> None:
-        if who.kind == "node" and not self.is_listed(who):
-            raise ApiError(
-                "not_allowlisted", "This node is not on the allowlist (any more); ask the operator to add it."
-            )
+        """A node that was taken off the allowlist asks nothing more, with none of its keys."""
+        if who.kind != "node":
+            return
+        known = self.keys.get(who.key_id) if who.node_id is None and who.key_id is not None else None
+        node_id = who.node_id if known is None else known.node_id
+        if node_id is not None and not self.is_listed(node_id, who.certificate):
+            detail = "This node is not on the allowlist (any more); ask the operator to add it."
+            raise ApiError("not_allowlisted", detail)
 
     def require(self, who: Principal, action: Action, node_id: str | None = None) -> None:
         """Raise 401 or 403 unless the caller may do that, to that node where there is one."""

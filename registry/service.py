@@ -145,7 +145,7 @@ class Registry:
         key = await self._admit(who, node_id, stored, request, observed_ip)
         held = writer.engine.replica.get(node_key(node_id))
         signing.require_key(request, held if stored is not None else None, is_admin=who.kind == "admin")
-        record = registered(stored, node_id, request, self._origin(observed_ip, identities_of(who)))
+        record = registered(stored, node_id, request, self._origin(observed_ip, identities_of(who.certificate)))
         if key is not None:
             record = admitted(replace(record, key_hash=key[1]), who.key_id if who.kind == "join" else None)
         incarnation = _incarnation(record, request.signing_key)
