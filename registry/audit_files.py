@@ -49,6 +49,21 @@ class AuditFiles:
         self._lock = lock
         return True
 
+    def find_again(self) -> bool:
+        """Whether the file that grows is the one in the folder, as long as we left it. Where it is not (somebody
+        removed, replaced or cut it) begin anew with what is there. Raises OSError."""
+        if self._current is None:
+            return True
+        ours = os.fstat(self._current)
+        newest = self._newest()
+        there = newest.stat() if newest is not None else None
+        if there is not None and there.st_ino == ours.st_ino and ours.st_size >= self._size:
+            return True
+        os.close(self._current)
+        self._current = None
+        self.head = last_head(self.folder)
+        return False
+
     def append(self, lines: Sequence[bytes]) -> None:
         """Write lines, and have them on disk. Raises OSError: then nothing of them counts as written."""
         if self._current is None:

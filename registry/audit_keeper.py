@@ -155,6 +155,8 @@ class AuditKeeper:
 
     async def _append(self) -> None:
         """All that the store has and the files have not."""
+        if not self._files.find_again():
+            event("audit_file_replaced", logging.ERROR, folder=str(self._files.folder), entry=self._files.head.seq)
         writer = self._region.writer
         while writer is None or writer.log.kept.seq != self._files.head.seq or self._failing:
             lines = await self._store.audit_lines(self._files.head.seq, LINES)

@@ -92,6 +92,27 @@ def test_an_attempt_that_fails_half_way_leaves_nothing(tmp_path: Path, monkeypat
     assert [line.rstrip() for line in read_lines(tmp_path)] == lines
 
 
+@pytest.mark.parametrize("what", ["removed", "replaced", "cut"])
+def test_a_file_that_somebody_took_away_is_not_written_to_for_ever(tmp_path: Path, what: str) -> None:
+    lines = chain(4)
+    files = opened(tmp_path)
+    files.append(lines[:2])
+    assert files.find_again()
+    (path,) = paths(tmp_path)
+    whole = path.read_bytes()
+    if what == "cut":
+        os.truncate(path, len(lines[0]) + 1)
+    else:
+        path.unlink()
+    if what == "replaced":
+        path.write_bytes(whole)
+    assert not files.find_again()
+    assert files.head.seq == {"removed": 0, "replaced": 2, "cut": 1}[what]
+    files.append(lines[files.head.seq :])
+    files.close()
+    assert [line.rstrip() for line in read_lines(tmp_path)] == lines
+
+
 def test_one_process_writes_and_everybody_reads(tmp_path: Path) -> None:
     files, other = opened(tmp_path), AuditFiles(tmp_path, 1)
     files.append(chain(2))
