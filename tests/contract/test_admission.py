@@ -12,8 +12,10 @@ from registry import enforcement as enforcement_module
 from registry.allow_commands import AllowCommands
 from registry.allow_requests import DAY_MS, MAX_FROM_ONE_ADDRESS
 from registry.allowlist import LISTED_AGAIN, UNLISTED
+from registry.certificates import Certificate
 from registry.enforcement import Enforcement
 from registry.errors import ApiError
+from registry.keys import Principal
 from registry.model import AllowlistQuery, AllowRequest, RegisterRequest, SwitchRequest, parse
 from registry.service import NotWriter
 from registry.writer import Writer
@@ -233,3 +235,29 @@ async def test_the_list_outlives_a_restart(region: Bench) -> None:
         assert subject.waiting == ["gpu-7"]
         assert await subject.knock("gpu-8", ip="2001:db8::1") == "in"
         assert await subject.knock("gpu-9", ip="2001:db9::1") == "pending"
+
+
+async def test_a_certificate_is_listed_by_what_it_names_and_asks_as_itself(
+    region: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    certificate = Certificate("gpu-8", None, ("urn:dagi:node:gpu-8", "cn:box"), 4e9)
+    who = Principal("node", "gpu-8", certificate=certificate)
+
+    def knocks(subject: House, ip: str) -> Any:
+        return refusal(subject.worker.registry.register(who, parse(RegisterRequest, {"node_id": "gpu-8"}), ip))
+
+    async with house(region) as subject, enforcing(subject, monkeypatch):
+        await subject.turn()
+        assert await knocks(subject, "192.0.2.7") == "pending"
+        assert await knocks(subject, "192.0.2.9") == "pending"
+        [row] = subject.commands.pending()["pending"]  # one, wherever it asks from
+        assert (row["bound_to"], row["certificate"], row["key"]) == ("certificate", "urn:dagi:node:gpu-8", "none")
+        await subject.add("cert:cn:box")
+        assert await knocks(subject, "192.0.2.9") is None
+        assert subject.word("gpu-8") == ("online", None)
+        await subject.remove("cert:cn:box")
+        await becomes(lambda: subject.word("gpu-8") == ("offline", UNLISTED))
+        assert not subject.worker.allowlist.admits_caller("gpu-8", certificate)
+        await subject.add("cert:gpu-8")
+        await becomes(lambda: subject.word("gpu-8") == ("offline", LISTED_AGAIN))
+        assert subject.worker.allowlist.admits_caller("gpu-8", certificate)
