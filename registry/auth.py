@@ -3,7 +3,6 @@
 import os
 import secrets
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from hmac import compare_digest
 from pathlib import Path
 from typing import Literal
@@ -113,7 +112,7 @@ class Authenticator:
         sends beside it but an admin's. Raises 403 for another node's key."""
         node_id = certificate.node_id
         if node_id is None or who.kind == "admin":
-            return replace(who, certificate=certificate)
+            return who._replace(certificate=certificate)
         if who.kind != "node":
             return Principal("node", node_id, certificate=certificate)
         if not self.owns(who, node_id):

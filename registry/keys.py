@@ -13,9 +13,10 @@ the id knows more of the key. Each key has exactly one spelling, or else a revoc
 import hmac
 import re
 from base64 import urlsafe_b64decode, urlsafe_b64encode
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import lru_cache
 from hashlib import blake2b
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from registry.certificates import Certificate
 from registry.scopes import EVERYTHING, MAX_SCOPES, Scope, parse_scopes
@@ -50,16 +51,17 @@ class Grant:
     scopes: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Principal:
+class Principal(NamedTuple):
     """Who is asking. `node_id` is set for a node key whose record is known here; `key_hash` for
     every key, so that an unknown node's key can still be tied to the id it was minted for. `certificate`: of its
-    connection, with mutual TLS; one that names a node makes its holder that node, with or without a key."""
+    connection, with mutual TLS; one that names a node makes its holder that node, with or without a key. A tuple, as
+    one is made for each request.
+    """
 
     kind: Kind
     node_id: str | None = None
     key_hash: bytes = b""
-    key: str = field(default="", repr=False)
+    key: str = ""
     grant: Grant | None = None  # of a minted key
     scope: Scope = EVERYTHING
     certificate: Certificate | None = None
@@ -68,6 +70,9 @@ class Principal:
     def key_id(self) -> str | None:
         """The id of the key it came with: what lists and logs say."""
         return key_id_of(self.key_hash) if self.key_hash else None
+
+    def __repr__(self) -> str:
+        return f"Principal({self.kind}, {self.node_id}, {self.key_id})"  # never the key
 
 
 ANYONE = Principal("none")
@@ -190,5 +195,6 @@ def _grant_mac(secret: bytes, kind: str, body: bytes) -> bytes:
     return blake2b(kind.encode() + b"\0" + body, key=derived, digest_size=_MAC_BYTES).digest()
 
 
+@lru_cache(maxsize=16)  # of the one or two secrets that a registry has
 def _derived(secret: bytes, purpose: bytes) -> bytes:
     return blake2b(secret, digest_size=32, person=purpose).digest()

@@ -218,3 +218,40 @@ def test_a_home_that_moved_with_its_certificate_is_no_copy(tmp_path: Path, perso
     Home(tmp_path).keep_credentials(Credentials("box", KEY, "t", "elsewhere"))
     assert certified(tmp_path, person).node_id == "box"
     assert person.read == []
+
+
+def test_a_key_that_another_program_kept_is_taken_up_and_never_written_over(tmp_path: Path, person: Person) -> None:
+    own = of(tmp_path, person)
+    own.registered(Registration(own.node_id, "sk-node-old", "t1"))
+    assert not own.look_again()
+    other = of(tmp_path, person)
+    assert other.node_id == own.node_id
+    other.rekeyed("sk-node-new")
+    own.heard("t2")
+    assert own.key == "sk-node-new"
+    kept = Home(tmp_path).credentials()
+    assert kept is not None
+    assert (kept.api_key, kept.token) == ("sk-node-new", "t2")
+
+
+@pytest.mark.parametrize(
+    ("set_key", "token", "registered", "words"),
+    [
+        (None, None, True, ("keys rotate --node", "set as NODE_API_KEY here")),
+        ("sk-node-set", None, False, ("keys rotate --node", "in place of the present one")),
+        (None, "sk-join-x", False, ("another join token", "NODE_JOIN_TOKEN")),
+        (None, None, False, ("a join token", "NODE_JOIN_TOKEN")),
+    ],
+)
+def test_who_is_refused_is_told_a_way_out(
+    tmp_path: Path,
+    person: Person,
+    set_key: str | None,
+    token: str | None,
+    registered: bool,
+    words: tuple[str, str],
+) -> None:
+    own = of(tmp_path, person, set_key=set_key, join_token=token)
+    if registered:
+        own.registered(Registration(own.node_id, "sk-node-own", "t"))
+    assert all(word in own.way_out for word in words)

@@ -158,7 +158,7 @@ def test_those_under_way_count() -> None:
         bench.join()
 
 
-@pytest.mark.parametrize("who", [ANYONE, Principal("admin", None, HASHED), replace(JOINER, grant=Grant("join"))])
+@pytest.mark.parametrize("who", [ANYONE, Principal("admin", None, HASHED), JOINER._replace(grant=Grant("join"))])
 def test_others_are_not_limited(who: Principal) -> None:
     bench = Bench()
     for _ in range(5):
