@@ -35,6 +35,7 @@ from tests.support.tls import certificate
 
 P99_MS, ANSWERS_PER_S = 15.0, 100.0  # of good clients; of the flood, those that are answered at all
 KEYS_COST, TLS_COST = 0.10, 0.45
+FLOOD_S = 2.0
 SETTLE_S = 1.0  # of the flood, before good clients are measured
 
 
@@ -43,8 +44,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--nodes", type=int, default=5_000)
     parser.add_argument("--connections", type=int, default=64)
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--seconds", type=float, default=2.0)
+    parser.add_argument("--rounds", type=int, default=15, help="of keys and of TLS: many short ones")
+    parser.add_argument("--seconds", type=float, default=1.0, help="of each of those")
+    parser.add_argument("--flood-rounds", type=int, default=5)
     parser.add_argument("--rate", type=float, default=1_000.0, help="of the good clients beside the flood, a second")
     given = parser.parse_args()
     report = Report("security")
@@ -109,12 +111,12 @@ def _cost(report: Report, what: str, names: tuple[str, str], rounds: Rounds, mos
 
 def _flooded(report: Report, server: Server, beats: list[bytes], given: argparse.Namespace) -> None:
     """Good clients alone and beside the flood, in turns."""
-    how: dict[str, Any] = {"connections": given.connections, "seconds": given.seconds, "rate_per_s": given.rate}
+    how: dict[str, Any] = {"connections": given.connections, "seconds": FLOOD_S, "rate_per_s": given.rate}
     measure(server, beats, **how)
     pairs: list[tuple[Run, Run, dict[str, float]]] = []
-    for _ in range(given.rounds):
+    for _ in range(given.flood_rounds):
         alone = measure(server, beats, **how)
-        flood = _start_flood(server.port, given.connections, SETTLE_S + given.seconds + 1.0)
+        flood = _start_flood(server.port, given.connections, SETTLE_S + FLOOD_S + 1.0)
         time.sleep(SETTLE_S)
         beside = measure(server, beats, **how)
         pairs.append((alone, beside, _ended(flood)))

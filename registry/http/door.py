@@ -26,9 +26,9 @@ from registry.http.limits import (
 from registry.http.server import Connection, Runner
 from registry.logs import event
 
-ACCEPTED_AT_ONCE = 64  # 2 ms; then those that are in have their turn
+ACCEPTED_AT_ONCE = 32  # 1 ms; then those that are in have their turn
 REFUSED_AT_ONCE = 8  # of them: more are a flood, and then others wait a little at the door, so that who is in does not
-FLOOD_REST_S = 0.02  # so that at most 3,200 a second are refused, in a tenth of our time
+FLOOD_REST_S = 0.01  # so that at most 3,200 a second are refused, in a tenth of our time
 REST_S = 1.0  # when the system has no more files or memory for us
 _RESET = struct.pack("ii", 1, 0)  # close at once: a refused connection leaves nothing behind in the kernel
 
