@@ -26,7 +26,8 @@ Mask = NDArray[np.bool_]
 Floats = NDArray[np.float32]
 
 FEW_ROWS, FEW_CLASSES = 1_024, 64  # arrays begin with so many places, and double
-_REBUILD_DEAD = 1_024  # dead sets are kept in the index until there are so many of them, and more than live ones
+_MOST_DEAD = 1_024  # sets that nobody has any more; of many live ones as many as those
+_SWEPT_AT_LEAST, _SWEPT_A_NAME = 16, 4  # names swept for each set that dies, and for each name in it
 _BEYOND = 1e30  # no number is, and float32 can tell it
 _UNKNOWN = np.float32(np.nan)
 
@@ -93,19 +94,28 @@ class _Codes:
 
 
 class _Sets:
-    """Numbers for the distinct sets of one field, and by each name the sets that hold it."""
+    """Numbers for the distinct sets of one field, and by each name the sets that hold it.
+
+    A set that nobody has any more stays in the index: to find its number among those of a name that many have would
+    take long. When there are more dead sets than live ones they are swept out, some names with each set that dies, so
+    that no write waits for it; then their numbers are used again.
+    """
 
     def __init__(self) -> None:
         self._ids: dict[frozenset[Hashable], int] = {}
         self._uses: dict[int, int] = {}
         self._postings: dict[Hashable, array[int]] = {}
+        self._live = np.zeros(FEW_CLASSES, np.bool_)  # by number
         self._next = 0
+        self._free: list[int] = []
+        self._dead: list[int] = []
+        self._to_sweep: list[Hashable] = []
+        self._swept: list[int] = []  # those that are in no posting any more once all names are swept
 
     def take(self, names: frozenset[Hashable]) -> int:
         number = self._ids.get(names)
         if number is None:
-            number = self._ids[names] = self._next
-            self._next += 1
+            number = self._ids[names] = self._new_number()
             self._uses[number] = 0
             for name in names:
                 self._postings.setdefault(name, array("i")).append(number)
@@ -115,8 +125,12 @@ class _Sets:
     def drop(self, names: frozenset[Hashable]) -> None:
         number = self._ids[names]
         self._uses[number] -= 1
-        if not self._uses[number]:
-            del self._ids[names], self._uses[number]
+        if self._uses[number]:
+            return
+        del self._ids[names], self._uses[number]
+        self._live[number] = False
+        self._dead.append(number)
+        self._sweep(_SWEPT_AT_LEAST + _SWEPT_A_NAME * len(names))
 
     def holding(self, wanted: Iterable[Hashable]) -> Mask:
         """By number, whether a set holds all of these names. Of dead ones it says anything."""
@@ -131,20 +145,35 @@ class _Sets:
     def knows(self, names: Iterable[Hashable]) -> bool:
         return all(name in self._postings for name in names)
 
-    def renumbered(self) -> NDArray[np.intp] | None:
-        """Forget dead sets, when most are: the new number by the old one. None: not yet."""
-        dead = self._next - len(self._ids)
-        if dead < max(_REBUILD_DEAD, len(self._ids)):
-            return None
-        by_old = np.zeros(self._next, np.intp)
-        uses, self._uses, self._postings = self._uses, {}, {}
-        for new, (names, old) in enumerate(list(self._ids.items())):
-            by_old[old] = new
-            self._ids[names], self._uses[new] = new, uses[old]
-            for name in names:
-                self._postings.setdefault(name, array("i")).append(new)
-        self._next = len(self._ids)
-        return by_old
+    def _new_number(self) -> int:
+        if self._free:
+            number = self._free.pop()
+        else:
+            number, self._next = self._next, self._next + 1
+            if number == len(self._live):
+                self._live = _doubled(self._live, False)
+        self._live[number] = True
+        return number
+
+    def _sweep(self, names: int) -> None:
+        """Sweep so many names, when there is something to be swept out."""
+        if not self._to_sweep:
+            if len(self._dead) < max(_MOST_DEAD, len(self._ids)):
+                return
+            self._to_sweep, self._swept, self._dead = list(self._postings), self._dead, []
+        for _ in range(min(names, len(self._to_sweep))):
+            name = self._to_sweep.pop()
+            numbers = np.frombuffer(self._postings[name], np.int32)
+            left = numbers.compress(self._live.take(numbers))
+            if len(left) == len(numbers):
+                continue
+            if len(left):
+                self._postings[name] = array("i", left.tobytes())
+            else:
+                del self._postings[name]
+        if not self._to_sweep:
+            self._free += self._swept
+            self._swept = []
 
 
 class Columns:
@@ -337,11 +366,7 @@ class Columns:
         for name in PLAIN:
             self._codes[name].drop(int(self._plain[name][number]))
         for name in SETS:
-            sets = self._sets[name]
-            sets.drop(getattr(kind, name))
-            by_old = sets.renumbered()
-            if by_old is not None:
-                self._set_of[name] = by_old.take(self._set_of[name], mode="clip")
+            self._sets[name].drop(getattr(kind, name))
 
     def _grow_rows(self) -> None:
         self.class_of = _doubled(self.class_of, 0)
