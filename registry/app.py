@@ -1,7 +1,7 @@
 """make_app: routes on top of a registry, its directory and its store."""
 
 import secrets
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from registry.http.allowlist import AllowlistHandlers
 from registry.http.audit import AuditHandlers
 from registry.http.caller import Callers
 from registry.http.existing import ExistingHandlers
-from registry.http.federation import LINK_PATH, FederationHandlers
+from registry.http.federation import FederationHandlers
 from registry.http.forward import Forwarder
 from registry.http.keys import KeyHandlers
 from registry.http.limits import ADDRESS_PER_S, KEY_PER_S, Limits
@@ -41,8 +41,6 @@ from registry.region import Region
 from registry.reservations import Reservations
 from registry.service import Place, Registry
 from registry.tables import Table
-
-BOOTSTRAP_SCRIPT = Path(__file__).parent / "http" / "node_bootstrap.py"
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,72 +111,10 @@ def make_app(parts: Parts) -> tuple[web.Application, Gate, Forwarder, Registry, 
     commands = AllowCommands(parts.allowlist, parts.directory, region.audit, parts.clock, parts.place.registry_id)
     allowlist = AllowlistHandlers(commands, registry, callers)
     keys = KeyHandlers(ApiKeys(registry, parts.clock, region.audit), callers)
+    audit = AuditHandlers(parts.audit_folder, place.registry_id, callers)
     app = web.Application(client_max_size=MAX_BODY_BYTES)
-    base, public = "/api/v1/nodes", callers.public
-    one = base + "/{node_id}"
-    app.router.add_routes(
-        [
-            web.post(f"{base}/register", nodes.register),
-            web.post(f"{base}/heartbeat", nodes.heartbeat),
-            web.get(base, nodes.list),
-            web.get(f"{base}/discover", nodes.discover),
-            web.post(f"{base}/discover", nodes.discover),
-            web.get(f"{base}/watch", watching.watch, allow_head=False),
-            # Without these, another method on a static name would look for a node of that name.
-            web.route("*", f"{base}/register", _only("POST")),
-            web.route("*", f"{base}/heartbeat", _only("POST")),
-            web.route("*", f"{base}/discover", _only("GET", "HEAD", "POST")),
-            web.route("*", f"{base}/watch", _only("GET")),
-            web.get(one, nodes.get),
-            web.delete(one, nodes.delete),
-            web.patch(one, nodes.patch),
-            web.post(f"{one}/heartbeat", nodes.heartbeat_of),
-            web.get(f"{one}/reservations", held.list),
-            web.post(f"{one}/reservations", held.reserve),
-            web.delete(f"{one}/reservations/{{reservation_id}}", held.release),
-            web.post(f"{one}/key", keys.rotate_node),
-            web.get(f"{one}/profile", existing.profile),
-            web.get(f"{one}/dashboard", existing.dashboard),
-            web.post("/api/v1/maintenance/cleanup", existing.clean_up),
-            web.post(f"{one}/approve", allowlist.approve),
-            web.post(f"{one}/deny", allowlist.deny),
-            web.get("/api/v1/allowlist", allowlist.overview),
-            web.post("/api/v1/allowlist", allowlist.add),
-            web.patch("/api/v1/allowlist", allowlist.turn),
-            web.get("/api/v1/allowlist/pending", allowlist.pending),
-            web.route("*", "/api/v1/allowlist/pending", _only("GET", "HEAD")),
-            web.delete("/api/v1/allowlist/{entry}", allowlist.remove),
-            web.post("/api/v1/keys", keys.create),
-            web.get("/api/v1/keys", keys.list),
-            web.get("/api/v1/keys/{key_id}", keys.get),
-            web.delete("/api/v1/keys/{key_id}", keys.revoke),
-            web.post("/api/v1/keys/{key_id}/rotate", keys.rotate),
-            web.get("/api/v1/audit", AuditHandlers(parts.audit_folder, parts.place.registry_id, callers).list),
-            web.get("/api/v1/federation", federation.federation),
-            web.delete("/api/v1/federation/members/{registry_id}", federation.forget),
-            web.get(LINK_PATH, public(federation.link)),
-            web.get("/", public(about.root)),
-            web.get("/health", public(about.health)),
-            web.get("/healthz", public(about.health)),
-            web.get("/readyz", public(about.ready)),
-            web.get("/metrics", about.metrics),
-            web.get("/openapi.json", public(about.openapi)),
-            web.get("/docs", public(about.docs)),
-            web.get("/bootstrap/node_bootstrap.py", public(_bootstrap_script)),
-        ]
-    )
-    hot = {("POST", f"{base}/heartbeat"): nodes.heartbeat, ("GET", f"{base}/discover"): nodes.discover}
+    for handlers in (nodes, watching, held, keys, existing, allowlist, audit, federation, about):
+        app.router.add_routes(handlers.routes())
     refusals = Refusals(region.audit, callers)
-    gate = Gate(app, parts.metrics, parts.cors_origins, hot, forwarder.request, callers, limits, refusals)
+    gate = Gate(app, parts.metrics, parts.cors_origins, nodes.hot(), forwarder.request, callers, limits, refusals)
     return app, gate, forwarder, registry, watching
-
-
-def _only(*methods: str) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
-    async def refuse(request: web.Request) -> web.StreamResponse:
-        raise web.HTTPMethodNotAllowed(request.method, methods)
-
-    return refuse
-
-
-async def _bootstrap_script(_request: web.Request) -> web.StreamResponse:
-    return web.FileResponse(BOOTSTRAP_SCRIPT, headers={"Content-Type": "text/x-python; charset=utf-8"})

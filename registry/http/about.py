@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from aiohttp import web
@@ -17,6 +18,7 @@ from registry.service import NotWriter, Registry
 SERVICE = "node-registry"
 VERSION = "0.1.0"
 _EXPOSITION = "text/plain; version=0.0.4; charset=utf-8"
+BOOTSTRAP_SCRIPT = Path(__file__).with_name("node_bootstrap.py")
 
 
 class AboutHandlers:
@@ -40,6 +42,20 @@ class AboutHandlers:
         self._clock = clock
         self._reasons = reasons
         self._started_ms = started_ms
+
+    def routes(self) -> list[web.RouteDef]:
+        """Its routes."""
+        public = self._callers.public
+        return [
+            web.get("/", public(self.root)),
+            web.get("/health", public(self.health)),
+            web.get("/healthz", public(self.health)),
+            web.get("/readyz", public(self.ready)),
+            web.get("/metrics", self.metrics),
+            web.get("/openapi.json", public(self.openapi)),
+            web.get("/docs", public(self.docs)),
+            web.get("/bootstrap/node_bootstrap.py", public(self.bootstrap_script)),
+        ]
 
     async def root(self, _request: web.Request) -> web.Response:
         """GET /."""
@@ -110,6 +126,10 @@ class AboutHandlers:
     async def docs(self, _request: web.Request) -> web.Response:
         """GET /docs: the same, for people; no script, nothing fetched from elsewhere."""
         return web.Response(text=openapi.page(VERSION), content_type="text/html")
+
+    async def bootstrap_script(self, _request: web.Request) -> web.StreamResponse:
+        """GET /bootstrap/node_bootstrap.py."""
+        return web.FileResponse(BOOTSTRAP_SCRIPT, headers={"Content-Type": "text/x-python; charset=utf-8"})
 
     def _uptime_s(self) -> float:
         return round((self._clock.wall_ms() - self._started_ms) / 1000, 3)

@@ -4,6 +4,7 @@ from aiohttp import web
 
 from registry.allow_commands import AllowCommands
 from registry.http.caller import Callers
+from registry.http.paths import ALLOWLIST, NODE, only
 from registry.http.wire import answer_json, no_query, query_of, read_json
 from registry.keys import Principal
 from registry.model import AllowlistQuery, AllowRequest, DecisionRequest, SwitchRequest, parse
@@ -17,6 +18,19 @@ class AllowlistHandlers:
         self._commands = commands
         self._registry = registry
         self._callers = callers
+
+    def routes(self) -> list[web.RouteDef]:
+        """Its routes."""
+        return [
+            web.post(f"{NODE}/approve", self.approve),
+            web.post(f"{NODE}/deny", self.deny),
+            web.get(ALLOWLIST, self.overview),
+            web.post(ALLOWLIST, self.add),
+            web.patch(ALLOWLIST, self.turn),
+            web.get(f"{ALLOWLIST}/pending", self.pending),
+            web.route("*", f"{ALLOWLIST}/pending", only("GET", "HEAD")),  # else it would be an entry of that name
+            web.delete(f"{ALLOWLIST}/{{entry}}", self.remove),
+        ]
 
     async def overview(self, request: web.Request) -> web.Response:
         """GET /api/v1/allowlist."""

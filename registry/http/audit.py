@@ -9,6 +9,7 @@ from aiohttp import web
 from registry.audit_reader import Page, Wanted, page
 from registry.errors import ApiError
 from registry.http.caller import Callers
+from registry.http.paths import AUDIT
 from registry.http.wire import answer, query_of
 from registry.model import AuditQuery
 
@@ -22,6 +23,10 @@ class AuditHandlers:
         self._folder = folder
         self._id = registry_id
         self._callers = callers
+
+    def routes(self) -> list[web.RouteDef]:
+        """Its routes."""
+        return [web.get(AUDIT, self.list)]
 
     async def list(self, request: web.Request) -> web.Response:
         """As JSON, or with `Accept: application/x-ndjson` line by line, byte for byte, to be verified."""

@@ -1,7 +1,7 @@
 """Who is on the other end: the key it sends, and the address it comes from."""
 
 import ipaddress
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from aiohttp import web
 
@@ -9,12 +9,11 @@ from registry.auth import Authenticator
 from registry.directory import Entry
 from registry.errors import ApiError, no_such_node
 from registry.http.limits import Limits
+from registry.http.paths import Handler
 from registry.http.presented import from_worker, presented
 from registry.http.round_trip import kernel_rtt_ms
 from registry.keys import ANYONE, Principal
 from registry.scopes import Query, narrowed
-
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class Callers:

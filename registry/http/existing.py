@@ -10,6 +10,7 @@ from registry.capabilities import number
 from registry.clock import Clock
 from registry.errors import invalid
 from registry.http.caller import Callers
+from registry.http.paths import NODE
 from registry.http.wire import answer_json, no_query, query_of, read_json
 from registry.model import CleanupQuery, parse
 from registry.node import iso
@@ -25,6 +26,14 @@ class ExistingHandlers:
         self._registry = registry
         self._callers = callers
         self._clock = clock
+
+    def routes(self) -> list[web.RouteDef]:
+        """Its routes."""
+        return [
+            web.get(f"{NODE}/profile", self.profile),
+            web.get(f"{NODE}/dashboard", self.dashboard),
+            web.post("/api/v1/maintenance/cleanup", self.clean_up),
+        ]
 
     async def profile(self, request: web.Request) -> web.Response:
         """GET /{node_id}/profile: what the node is, without how it fares."""

@@ -10,6 +10,7 @@ from registry.clock import Clock
 from registry.errors import ApiError
 from registry.http.caller import Callers
 from registry.http.forward import Forwarder
+from registry.http.paths import FEDERATION, MEMBER
 from registry.http.presented import presented
 from registry.http.wire import answer_json, no_query
 from registry.region import Region
@@ -34,6 +35,14 @@ class FederationHandlers:
         self._callers = callers
         self._forwarder = forwarder
         self._clock = clock
+
+    def routes(self) -> list[web.RouteDef]:
+        """Its routes."""
+        return [
+            web.get(FEDERATION, self.federation),
+            web.delete(MEMBER, self.forget),
+            web.get(LINK_PATH, self._callers.public(self.link)),
+        ]
 
     async def federation(self, request: web.Request) -> web.Response:
         """GET /api/v1/federation."""

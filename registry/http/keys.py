@@ -5,6 +5,7 @@ from aiohttp import web
 from registry.api_keys import ApiKeys
 from registry.errors import invalid
 from registry.http.caller import Callers
+from registry.http.paths import KEYS, NODE
 from registry.http.wire import answer_json, no_query, query_of, read_json
 from registry.key_model import KeyRequest, KeysQuery, RotateRequest
 from registry.keys import is_key_id
@@ -17,6 +18,17 @@ class KeyHandlers:
     def __init__(self, keys: ApiKeys, callers: Callers) -> None:
         self._keys = keys
         self._callers = callers
+
+    def routes(self) -> list[web.RouteDef]:
+        """Its routes."""
+        return [
+            web.post(f"{NODE}/key", self.rotate_node),
+            web.post(KEYS, self.create),
+            web.get(KEYS, self.list),
+            web.get(f"{KEYS}/{{key_id}}", self.get),
+            web.delete(f"{KEYS}/{{key_id}}", self.revoke),
+            web.post(f"{KEYS}/{{key_id}}/rotate", self.rotate),
+        ]
 
     async def create(self, request: web.Request) -> web.Response:
         """POST /keys."""

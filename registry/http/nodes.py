@@ -13,6 +13,7 @@ from registry.directory import Entry
 from registry.discovery import Finder, Found, asks_for_distance, filters_of, in_order_of_ids, matching
 from registry.errors import ApiError, invalid
 from registry.http.caller import Callers
+from registry.http.paths import NODE, NODES, Handler, only
 from registry.http.watch import Watching
 from registry.http.wire import answer, answer_json, no_query, query_of, read_json
 from registry.keys import Principal
@@ -52,6 +53,28 @@ class NodeHandlers:
         self._watching = watching
         self._reservations = reservations
         self._dice = random.Random()  # noqa: S311 - spreads callers, guards nothing
+
+    def routes(self) -> list[web.RouteDef]:
+        """Its routes."""
+        return [
+            web.post(f"{NODES}/register", self.register),
+            web.post(f"{NODES}/heartbeat", self.heartbeat),
+            web.get(NODES, self.list),
+            web.get(f"{NODES}/discover", self.discover),
+            web.post(f"{NODES}/discover", self.discover),
+            # Without these, another method on a static name would look for a node of that name.
+            web.route("*", f"{NODES}/register", only("POST")),
+            web.route("*", f"{NODES}/heartbeat", only("POST")),
+            web.route("*", f"{NODES}/discover", only("GET", "HEAD", "POST")),
+            web.get(NODE, self.get),
+            web.delete(NODE, self.delete),
+            web.patch(NODE, self.patch),
+            web.post(f"{NODE}/heartbeat", self.heartbeat_of),
+        ]
+
+    def hot(self) -> dict[tuple[str, str], Handler]:
+        """Most of the traffic: see Gate."""
+        return {("POST", f"{NODES}/heartbeat"): self.heartbeat, ("GET", f"{NODES}/discover"): self.discover}
 
     async def register(self, request: web.Request) -> web.Response:
         """POST /register."""

@@ -8,6 +8,7 @@ from pydantic import AliasChoices, BaseModel
 from pydantic.json_schema import models_json_schema
 
 from registry.errors import KINDS, PROBLEM_JSON
+from registry.http.paths import ALLOWLIST, AUDIT, FEDERATION, KEYS, MEMBER, NODE, NODES
 from registry.key_model import KeyRequest, KeysQuery, RotateRequest
 from registry.keys import KEY_ID_PATTERN
 from registry.model import (
@@ -45,56 +46,52 @@ _PATH_PATTERNS = {
 # (method, path, summary, body, query, statuses beside 200)
 _READ, _OWN = (400, 401, 403, 422), (400, 401, 403, 404, 422, 503)
 _WAITED = (*_READ, 503)  # a read may ask for a write that has not arrived
-_BASE, _ONE = "/api/v1/nodes", "/api/v1/nodes/{node_id}"
-_WATCH = f"{_BASE}/watch"
-_HELD = f"{_ONE}/reservations"
-_KEYS, _KEY = "/api/v1/keys", "/api/v1/keys/{key_id}"
-_FEDERATION, _MEMBER = "/api/v1/federation", "/api/v1/federation/members/{registry_id}"
-_ALLOWLIST = "/api/v1/allowlist"
-_AUDIT = "/api/v1/audit"
+_WATCH = f"{NODES}/watch"
+_HELD = f"{NODE}/reservations"
+_KEY = f"{KEYS}/{{key_id}}"
 _BODY = (408, 413, 415)
 _ANYWHERE = (414, 429, 431)  # a long URL, too many requests, long headers
 Operation = tuple[str, str, str, type[BaseModel] | None, type[BaseModel] | None, tuple[int, ...]]
 OPERATIONS: tuple[Operation, ...] = (
-    ("post", f"{_BASE}/register", "Register a node, or register it again", RegisterRequest, None,
+    ("post", f"{NODES}/register", "Register a node, or register it again", RegisterRequest, None,
      (400, 401, 403, 409, 422, 503, *_BODY)),
-    ("post", f"{_BASE}/heartbeat", "Keep a node alive, with its metrics", HeartbeatRequest, None, (*_OWN, 409, *_BODY)),
-    ("get", _BASE, "List nodes", None, ListQuery, _WAITED),
-    ("get", f"{_BASE}/discover", "Find and rank nodes", None, DiscoverQuery, _WAITED),
-    ("post", f"{_BASE}/discover", "Find and rank nodes", DiscoverQuestion, None, (*_WAITED, *_BODY)),
+    ("post", f"{NODES}/heartbeat", "Keep a node alive, with its metrics", HeartbeatRequest, None, (*_OWN, 409, *_BODY)),
+    ("get", NODES, "List nodes", None, ListQuery, _WAITED),
+    ("get", f"{NODES}/discover", "Find and rank nodes", None, DiscoverQuery, _WAITED),
+    ("post", f"{NODES}/discover", "Find and rank nodes", DiscoverQuestion, None, (*_WAITED, *_BODY)),
     ("get", _WATCH, "Watch nodes: snapshot, then upsert and remove, as server-sent events", None, WatchQuery, _WAITED),
-    ("get", _ONE, "One node", None, OneQuery, (*_WAITED, 404)),
-    ("delete", _ONE, "Deregister a node", None, None, _OWN),
-    ("patch", _ONE, "Change the operator's intent", PatchRequest, None, (*_OWN, *_BODY)),
-    ("post", f"{_ONE}/heartbeat", "Keep a node alive, with its metrics", HeartbeatRequest, None, (*_OWN, 409, *_BODY)),
+    ("get", NODE, "One node", None, OneQuery, (*_WAITED, 404)),
+    ("delete", NODE, "Deregister a node", None, None, _OWN),
+    ("patch", NODE, "Change the operator's intent", PatchRequest, None, (*_OWN, *_BODY)),
+    ("post", f"{NODE}/heartbeat", "Keep a node alive, with its metrics", HeartbeatRequest, None, (*_OWN, 409, *_BODY)),
     ("get", _HELD, "Who holds slots of a node", None, None, (*_READ, 404)),
     ("post", _HELD, "Hold slots of a node for a moment, so that others are led elsewhere", ReservationRequest, None,
      (400, 401, 403, 404, 409, 422, 429, 503, *_BODY)),
     ("delete", f"{_HELD}/{{reservation_id}}", "Release them early", None, None, _OWN),
-    ("post", f"{_ONE}/key", "Give a node a new key", RotateRequest, None, (*_OWN, *_BODY)),
-    ("post", _KEYS, "Make a read, join or admin key", KeyRequest, None, (*_READ, 503, *_BODY)),
-    ("get", _KEYS, "List keys", None, KeysQuery, _READ),
+    ("post", f"{NODE}/key", "Give a node a new key", RotateRequest, None, (*_OWN, *_BODY)),
+    ("post", KEYS, "Make a read, join or admin key", KeyRequest, None, (*_READ, 503, *_BODY)),
+    ("get", KEYS, "List keys", None, KeysQuery, _READ),
     ("get", _KEY, "One key", None, None, (*_READ, 404)),
     ("delete", _KEY, "Revoke a key, for good", None, None, (*_READ, 409, 503)),
     ("post", f"{_KEY}/rotate", "Replace a key by one with the same rights", RotateRequest, None, (*_OWN, 409, *_BODY)),
-    ("get", f"{_ONE}/profile", "What a node is", None, None, (*_READ, 404)),
-    ("get", f"{_ONE}/dashboard", "What a node's page shows", None, None, (*_READ, 404)),
+    ("get", f"{NODE}/profile", "What a node is", None, None, (*_READ, 404)),
+    ("get", f"{NODE}/dashboard", "What a node's page shows", None, None, (*_READ, 404)),
     ("post", "/api/v1/maintenance/cleanup", "Remove nodes that are long offline", CleanupQuery, None,
      (400, 401, 403, 422, 503, *_BODY)),
-    ("get", _ALLOWLIST, "The allowlist: this registry's own entries, and the federation's", None, AllowlistQuery,
+    ("get", ALLOWLIST, "The allowlist: this registry's own entries, and the federation's", None, AllowlistQuery,
      (400, 401, 403, 422, 503)),
-    ("post", _ALLOWLIST, "List a node id, an address, a network, or what a certificate names", AllowRequest, None,
+    ("post", ALLOWLIST, "List a node id, an address, a network, or what a certificate names", AllowRequest, None,
      (400, 401, 403, 422, 503, *_BODY)),
-    ("patch", _ALLOWLIST, "Turn the list, or asking for approval, on or off", SwitchRequest, None,
+    ("patch", ALLOWLIST, "Turn the list, or asking for approval, on or off", SwitchRequest, None,
      (400, 401, 403, 422, 503, *_BODY)),
-    ("delete", f"{_ALLOWLIST}/{{entry}}", "Take an entry off the list", None, None,
+    ("delete", f"{ALLOWLIST}/{{entry}}", "Take an entry off the list", None, None,
      (400, 401, 403, 404, 409, 422, 503)),
-    ("get", f"{_ALLOWLIST}/pending", "Who waits for approval", None, None, (400, 401, 403, 422, 503)),
-    ("post", f"{_ONE}/approve", "Let in who asked under this node id", DecisionRequest, None, (*_OWN, 409, *_BODY)),
-    ("post", f"{_ONE}/deny", "Refuse who asked under this node id", DecisionRequest, None, (*_OWN, 409, *_BODY)),
-    ("get", _AUDIT, "The audit log, oldest entries first", None, AuditQuery, _WAITED),
-    ("get", _FEDERATION, "The federation as it looks from here", None, None, _WAITED),
-    ("delete", _MEMBER, "Take a registry out of the federation's roster, and its pinned identity with it", None, None,
+    ("get", f"{ALLOWLIST}/pending", "Who waits for approval", None, None, (400, 401, 403, 422, 503)),
+    ("post", f"{NODE}/approve", "Let in who asked under this node id", DecisionRequest, None, (*_OWN, 409, *_BODY)),
+    ("post", f"{NODE}/deny", "Refuse who asked under this node id", DecisionRequest, None, (*_OWN, 409, *_BODY)),
+    ("get", AUDIT, "The audit log, oldest entries first", None, AuditQuery, _WAITED),
+    ("get", FEDERATION, "The federation as it looks from here", None, None, _WAITED),
+    ("delete", MEMBER, "Take a registry out of the federation's roster, and its pinned identity with it", None, None,
      (400, 401, 403, 404, 422, 503)),
     ("get", "/", "What this service is", None, None, ()),
     ("get", "/health", "The process answers", None, None, ()),
@@ -106,8 +103,8 @@ OPERATIONS: tuple[Operation, ...] = (
 
 _OPERATORS = frozenset(
     path for _, path, *_ in OPERATIONS
-    if path in (_AUDIT, _MEMBER, f"{_ONE}/approve", f"{_ONE}/deny", "/api/v1/maintenance/cleanup")
-    or path.startswith(_ALLOWLIST)
+    if path in (AUDIT, MEMBER, f"{NODE}/approve", f"{NODE}/deny", "/api/v1/maintenance/cleanup")
+    or path.startswith(ALLOWLIST)
 )  # fmt: skip
 _EXAMPLES: Json = {  # of questions in the query string
     "capability": ["gpu", "inference"], "label": ["lab"], "role": ["worker"], "region": ["europe", "us-east"],
@@ -138,26 +135,26 @@ _WARNINGS = {"type": "array", "items": _TEXT}
 _ONE_KEY = _object(key_id=_TEXT, kind={"type": ["string", "null"]}, name=_TEXT, status=_TEXT, scopes={"type": "array"})
 _NEW_KEY = {"allOf": [_ONE_KEY, _object(key=_TEXT, version=_TEXT)]}
 _SUCCESS: dict[tuple[str, str], Json] = {
-    ("get", _ALLOWLIST): _object(
+    ("get", ALLOWLIST): _object(
         enforced={"type": "boolean"}, enforced_by=_WARNINGS, approvals={"type": "boolean"},
         entries={"type": "array", "items": _object(entry=_TEXT, kind=_TEXT, source=_TEXT)}, total={"type": "integer"},
         next_cursor={"type": ["string", "null"]},
     ),
-    ("post", _ALLOWLIST): _object(entry=_TEXT, kind=_TEXT, source=_TEXT, warnings=_WARNINGS),
-    ("patch", _ALLOWLIST): _object(enforced={"type": "boolean"}, approvals={"type": "boolean"}, warnings=_WARNINGS),
-    ("delete", f"{_ALLOWLIST}/{{entry}}"): _object(success={"type": "boolean"}, entry=_TEXT, warnings=_WARNINGS),
-    ("get", f"{_ALLOWLIST}/pending"): _object(pending={"type": "array", "items": _object(node_id=_TEXT, code=_TEXT)}),
-    ("post", f"{_ONE}/approve"): _object(success={"type": "boolean"}, entry=_TEXT, warnings=_WARNINGS),
-    ("post", f"{_ONE}/deny"): _object(success={"type": "boolean"}, node_id=_TEXT, code=_TEXT),
-    ("post", f"{_BASE}/register"): {"allOf": [_NODE, _object(config=_CONFIG, token=_TEXT, version=_TEXT)]},
-    ("post", f"{_BASE}/heartbeat"): _BEAT,
-    ("post", f"{_ONE}/heartbeat"): _BEAT,
-    ("get", _BASE): _NODES,
-    ("get", f"{_BASE}/discover"): _NODES,
-    ("post", f"{_BASE}/discover"): _NODES,
-    ("get", _ONE): _NODE,
-    ("patch", _ONE): {"allOf": [_NODE, _object(version=_TEXT)]},
-    ("delete", _ONE): _object(success={"type": "boolean"}, node_id=_TEXT, version=_TEXT),
+    ("post", ALLOWLIST): _object(entry=_TEXT, kind=_TEXT, source=_TEXT, warnings=_WARNINGS),
+    ("patch", ALLOWLIST): _object(enforced={"type": "boolean"}, approvals={"type": "boolean"}, warnings=_WARNINGS),
+    ("delete", f"{ALLOWLIST}/{{entry}}"): _object(success={"type": "boolean"}, entry=_TEXT, warnings=_WARNINGS),
+    ("get", f"{ALLOWLIST}/pending"): _object(pending={"type": "array", "items": _object(node_id=_TEXT, code=_TEXT)}),
+    ("post", f"{NODE}/approve"): _object(success={"type": "boolean"}, entry=_TEXT, warnings=_WARNINGS),
+    ("post", f"{NODE}/deny"): _object(success={"type": "boolean"}, node_id=_TEXT, code=_TEXT),
+    ("post", f"{NODES}/register"): {"allOf": [_NODE, _object(config=_CONFIG, token=_TEXT, version=_TEXT)]},
+    ("post", f"{NODES}/heartbeat"): _BEAT,
+    ("post", f"{NODE}/heartbeat"): _BEAT,
+    ("get", NODES): _NODES,
+    ("get", f"{NODES}/discover"): _NODES,
+    ("post", f"{NODES}/discover"): _NODES,
+    ("get", NODE): _NODE,
+    ("patch", NODE): {"allOf": [_NODE, _object(version=_TEXT)]},
+    ("delete", NODE): _object(success={"type": "boolean"}, node_id=_TEXT, version=_TEXT),
     ("get", _HELD): _object(
         node_id=_TEXT, slots={"type": ["integer", "null"]}, reserved_slots={"type": "integer"},
         reservations={"type": "array", "items": _object(**_HOLD)},
@@ -169,20 +166,20 @@ _SUCCESS: dict[tuple[str, str], Json] = {
         success={"type": "boolean"}, node_id=_TEXT, reservation_id=_TEXT, reserved_slots={"type": "integer"},
         version=_TEXT,
     ),
-    ("get", _AUDIT): _object(
+    ("get", AUDIT): _object(
         registry_id=_TEXT, entries={"type": "array", "items": _OBJECT}, next_after={"type": ["integer", "null"]}
     ),
-    ("get", _FEDERATION): _object(
+    ("get", FEDERATION): _object(
         self=_OBJECT, peers={"type": "array", "items": _OBJECT}, vector=_OBJECT, conflicts={"type": "integer"},
         expiry_hold_s={"type": ["number", "null"]}, alerts=_OBJECT, as_of=_TEXT,
     ),
-    ("post", f"{_ONE}/key"): _object(node_id=_TEXT, api_key=_TEXT, key_id=_TEXT, version=_TEXT),
-    ("post", _KEYS): _NEW_KEY,
+    ("post", f"{NODE}/key"): _object(node_id=_TEXT, api_key=_TEXT, key_id=_TEXT, version=_TEXT),
+    ("post", KEYS): _NEW_KEY,
     ("post", f"{_KEY}/rotate"): _NEW_KEY,
-    ("get", _KEYS): _object(keys={"type": "array", "items": _ONE_KEY}, total={"type": "integer"}),
+    ("get", KEYS): _object(keys={"type": "array", "items": _ONE_KEY}, total={"type": "integer"}),
     ("get", _KEY): _ONE_KEY,
     ("delete", _KEY): _object(success={"type": "boolean"}, key_id=_TEXT, version=_TEXT),
-    ("delete", _MEMBER): _object(success={"type": "boolean"}, registry_id=_TEXT),
+    ("delete", MEMBER): _object(success={"type": "boolean"}, registry_id=_TEXT),
 }  # fmt: skip
 
 
@@ -273,7 +270,7 @@ def page(version: str) -> str:
 def _operation(operation: Operation, keys_needed: bool) -> Json:
     method, path, summary, body, query, statuses = operation
     must = (keys_needed and not path.endswith("/register")) or path in _OPERATORS
-    must = must or path.startswith(_KEYS) or path.endswith("/key")
+    must = must or path.startswith(KEYS) or path.endswith("/key")
     made: Json = {
         "summary": summary,
         "operationId": f"{method}_{path.strip('/').replace('/', '_').replace('{', '').replace('}', '') or 'root'}",
@@ -291,7 +288,7 @@ def _operation(operation: Operation, keys_needed: bool) -> Json:
     if path == "/readyz":
         made["responses"]["503"] = _success(method, path)
     if body is not None:
-        name = _AT_PATH if body is HeartbeatRequest and path != f"{_BASE}/heartbeat" else body.__name__
+        name = _AT_PATH if body is HeartbeatRequest and path != f"{NODES}/heartbeat" else body.__name__
         reference = {"$ref": f"#/components/schemas/{name}"}
         made["requestBody"] = {
             "required": body not in _OPTIONAL_BODIES,

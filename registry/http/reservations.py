@@ -5,6 +5,7 @@ from functools import partial
 from aiohttp import web
 
 from registry.http.caller import Callers
+from registry.http.paths import NODE
 from registry.http.wire import answer_json, no_query, read_json
 from registry.keys import Principal
 from registry.model import ReservationRequest, parse
@@ -17,6 +18,14 @@ class ReservationHandlers:
     def __init__(self, reservations: Reservations, callers: Callers) -> None:
         self._reservations = reservations
         self._callers = callers
+
+    def routes(self) -> list[web.RouteDef]:
+        """Its routes."""
+        return [
+            web.get(f"{NODE}/reservations", self.list),
+            web.post(f"{NODE}/reservations", self.reserve),
+            web.delete(f"{NODE}/reservations/{{reservation_id}}", self.release),
+        ]
 
     async def list(self, request: web.Request) -> web.Response:
         """GET: what is held of the node."""

@@ -30,6 +30,7 @@ from registry.http.limits import (
     MOST_LINGER_BYTES,
     Limits,
 )
+from registry.http.paths import Handler
 from registry.http.patience import Patience
 from registry.http.refusals import Refusals
 from registry.http.wire import answer_problem, too_large
@@ -38,7 +39,6 @@ from registry.metrics import Metrics
 from registry.ports import StoreUnavailable
 from registry.service import NotWriter
 
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 RETRY_AFTER_S = 2
 _LIMITS = {"body_too_large": "body_size", "request_timeout": "body_time", "too_many_watchers": "watchers"}
 # Whoever asks too much should not be able to ask again at once; and of a body that is refused the rest may never end.

@@ -19,6 +19,7 @@ from registry.directory import Directory, Entry
 from registry.discovery import filters_of
 from registry.errors import ApiError
 from registry.http.caller import Callers
+from registry.http.paths import NODES, only
 from registry.http.wire import answer, query_of
 from registry.keys import Principal
 from registry.logs import event
@@ -132,6 +133,13 @@ class Watching:
         callers.on_key_change(self._look_at_key)
 
     # handlers
+
+    def routes(self) -> list[web.RouteDef]:
+        """Its routes."""
+        return [
+            web.get(f"{NODES}/watch", self.watch, allow_head=False),
+            web.route("*", f"{NODES}/watch", only("GET")),  # else another method would look for a node of that name
+        ]
 
     async def watch(self, request: web.Request) -> web.StreamResponse:
         """GET /watch."""
