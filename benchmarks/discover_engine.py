@@ -133,11 +133,16 @@ def naive(facts: Sequence[dict[str, Any]], asked: Sequence[DiscoverQuery], label
     found: list[int] = []
     for query in asked:
         began_s = time.perf_counter()
-        matching = [node for node in facts if _holds(node, query)]
-        sorted(matching, key=lambda node: _cost(node, query))[: query.limit]
+        total, _ = best_of(facts, query)
         taken.append((time.perf_counter() - began_s) * 1000)
-        found.append(len(matching))
+        found.append(total)
     return Timed(label, sorted(taken), sorted(found)[len(found) // 2])
+
+
+def best_of(facts: Sequence[dict[str, Any]], query: DiscoverQuery) -> tuple[int, list[dict[str, Any]]]:
+    """How many hold the filters, and the best of them."""
+    matching = [node for node in facts if _holds(node, query)]
+    return len(matching), sorted(matching, key=lambda node: _cost(node, query))[: query.limit]
 
 
 def _holds(node: dict[str, Any], query: DiscoverQuery) -> bool:
