@@ -95,15 +95,17 @@ class Allowlist:
         passed[node.node_id] = node.version
         return True
 
-    def admits_caller(self, node_id: str, certificate: Certificate | None) -> bool:
+    def admits_caller(self, node_id: str | None, certificate: Certificate | None) -> bool:
         """Whether that node may use the registry, as one that was taken off may not even read. A node whose record is
-        not here is known by its certificate alone."""
+        not here, or is deleted, is known by its id and its certificate alone; None: by a key that names nobody."""
         if self._passed is None:
             return True
+        if node_id is None:
+            return False
         node = self._directory.get(node_id)
         if node is not None:
             return self.admits(node)
-        return certificate is None or self.covers(node_id, "", identities_of(certificate))
+        return self.covers(node_id, "", identities_of(certificate))
 
     # changes
 

@@ -64,7 +64,7 @@ class Authenticator:
         self.keys: Table[ApiKey] = directory.tables.add(Table(KEY_PREFIX, ApiKey.of))
         self.use = KeyUse(directory.registry_id, self.keys)
         self.on_key_change: Callable[[str], None] = lambda key_id: None
-        self.is_listed: Callable[[str, Certificate | None], bool] = lambda node_id, certificate: True
+        self.is_listed: Callable[[str | None, Certificate | None], bool] = lambda node_id, certificate: True
         self.keys.on_change = self._key_changed
         self._directory = directory
         self._secrets = tuple(dict.fromkeys(each for each in (secret, older_secret) if each is not None))
@@ -99,7 +99,9 @@ class Authenticator:
             grant = read_grant(secret, key)
             if grant is None:
                 continue
-            if known is not None and not compare_digest(known.hash or "", keyed_hash(secret, hashed).hex()):
+            if known is not None and not compare_digest(
+                (known.hash or "").encode(), keyed_hash(secret, hashed).hex().encode()
+            ):
                 break  # the record is of another key, which somebody made up
             self._check(False, grant.expires_at_ms)
             self.use.note(key_id_of(hashed), self._now_ms())
@@ -141,23 +143,27 @@ class Authenticator:
             raise ApiError("key_expired", f"This key ended at {iso(expires_at_ms)}; ask the operator for another.")
 
     def check_still(self, who: Principal) -> None:
-        """Raise 401 once a key that was good has been revoked, or has ended: for what outlasts a request."""
+        """Raise 401 once a key that was good has been revoked, or has ended, or the certificate: for what outlasts a
+        request."""
         known = self.keys.get(who.key_id) if who.key_id is not None else None
         if known is not None:
             self._check(known.revoked_at_ms is not None, known.expires_at_ms)
         if who.grant is not None:
             self._check(False, who.grant.expires_at_ms)
+        if who.certificate is not None and who.certificate.expires_s * 1000 <= self._now_ms():
+            raise ApiError("unauthenticated", "The certificate has ended; come with a new one.")
         if not self.open:
             self._require_listed(who)
 
     def _require_listed(self, who: Principal) -> None:
-        """A node that was taken off the allowlist asks nothing more, with none of its keys."""
+        """A node that was taken off the allowlist asks nothing more, with none of its keys, nor once it is deleted."""
         if who.kind != "node":
             return
         known = self.keys.get(who.key_id) if who.node_id is None and who.key_id is not None else None
         node_id = who.node_id if known is None else known.node_id
-        if node_id is not None and not self.is_listed(node_id, who.certificate):
-            detail = "This node is not on the allowlist (any more); ask the operator to add it."
+        if not self.is_listed(node_id, who.certificate):
+            known_here = "on the allowlist (any more); ask the operator to add it"
+            detail = f"This node is not {known_here if node_id is not None else 'registered here; register it first'}."
             raise ApiError("not_allowlisted", detail)
 
     def require(self, who: Principal, action: Action, node_id: str | None = None) -> None:
@@ -196,8 +202,9 @@ class Authenticator:
         """Whether the key is that node's own."""
         if who.kind != "node":
             return False
-        if who.node_id is not None:
-            return who.node_id == node_id
+        if who.node_id == node_id:
+            return True
+        # Also where a record of another node claims the key's hash: it does not take the key from whom it was made for.
         return any(belongs_to(secret, who.key, node_id) for secret in self._secrets)
 
     def mint(self, node_id: str) -> str:

@@ -6,12 +6,14 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from typing import Any
 
+import orjson
 import pytest
 
 from registry import enforcement as enforcement_module
 from registry.allow_commands import AllowCommands
 from registry.allow_requests import DAY_MS, MAX_FROM_ONE_ADDRESS
 from registry.allowlist import LISTED_AGAIN, UNLISTED
+from registry.auth import Authenticator
 from registry.certificates import Certificate
 from registry.enforcement import Enforcement
 from registry.errors import ApiError
@@ -261,3 +263,22 @@ async def test_a_certificate_is_listed_by_what_it_names_and_asks_as_itself(
         await subject.add("cert:gpu-8")
         await becomes(lambda: subject.word("gpu-8") == ("offline", LISTED_AGAIN))
         assert subject.worker.allowlist.admits_caller("gpu-8", certificate)
+
+
+async def test_a_key_reads_nothing_by_its_node_having_been_deleted(region: Bench) -> None:
+    async with house(region) as subject:
+        await subject.turn(enforced=False)
+        auth, registry = subject.worker.registry.auth, subject.worker.registry
+        auth.is_listed = subject.worker.allowlist.admits_caller
+        key = orjson.loads(await registry.register(ANYONE, parse(RegisterRequest, {"node_id": "gpu-7"}), "192.0.2.7"))
+        header = f"Bearer {key['api_key']}"
+        await subject.turn()
+        assert await refusal(reads(auth, header)) == "not_allowlisted"
+        await registry.deregister(auth.identify(header), "gpu-7")
+        assert await refusal(reads(auth, header)) == "not_allowlisted"
+        await subject.turn(enforced=False)
+        assert await refusal(reads(auth, header)) is None
+
+
+async def reads(auth: Authenticator, header: str) -> None:
+    auth.require(auth.identify(header), "read")

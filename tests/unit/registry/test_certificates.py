@@ -1,15 +1,18 @@
 """Whom a certificate names, and what its holder may do with which key, as tables."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from registry.api_key import ApiKey
 from registry.auth import Authenticator
 from registry.certificates import Certificate, certificate_of, packed, unpacked
 from registry.directory import Directory
 from registry.errors import ApiError
-from registry.keys import ANYONE, Principal, key_hash, mint_node_key
+from registry.keys import ANYONE, Grant, Principal, key_hash, mint_node_key
 from registry.lifecycle import Windows
+from tests.support.records import record
 
 ADMIN = "sk-admin-" + "a" * 40
 SECRET = b"s" * 32
@@ -138,3 +141,31 @@ def test_a_key_of_another_kind_leaves_nothing_of_itself_with_a_node() -> None:
         "node", "own", certificate=NODE
     )
     assert authenticator("key").certified(ANYONE, NOBODY) == Principal("none", certificate=NOBODY)
+
+
+def test_what_outlasts_a_request_ends_with_the_certificate() -> None:
+    directory = Directory(Windows(30, 90, 300), 0.0, "eu")
+    now_ms = [999_000]
+    auth = Authenticator("key", directory, SECRET, [], anyone_may_join=False, now_ms=lambda: now_ms[0])
+    who = auth.certified(auth.identify(None), replace(NODE, expires_s=1_000.0))
+    auth.check_still(who)
+    now_ms[0] = 1_000_000
+    assert outcome(lambda: auth.check_still(who)) == "unauthenticated"
+
+
+def test_a_record_that_claims_a_nodes_key_does_not_take_it_from_the_node() -> None:
+    directory = Directory(Windows(30, 90, 300), 0.0, "eu")
+    auth = Authenticator("key", directory, SECRET, [], anyone_may_join=False)
+    hashed = key_hash(OWN_KEY.removeprefix("Bearer ")).hex()
+    directory.put(replace(record("own"), key_hash=hashed), 1, 0.0)
+    directory.put(replace(record("claims"), key_hash=hashed), 2, 0.0)
+    auth.require(auth.identify(OWN_KEY), "own", "own")
+    assert outcome(lambda: auth.require(auth.identify(OWN_KEY), "own", "other")) == "forbidden"
+
+
+def test_a_key_record_of_any_words_is_a_401_and_no_failure() -> None:
+    directory = Directory(Windows(30, 90, 300), 0.0, "eu")
+    auth = Authenticator("key", directory, SECRET, [], anyone_may_join=False)
+    key, key_id, _ = auth.mint_grant(Grant("read"))
+    auth.keys.put(key_id, ApiKey(key_id, "read", hash="\u00e9"), 1)
+    assert outcome(lambda: auth.identify(f"Bearer {key}")) == "unauthenticated"
