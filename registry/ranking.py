@@ -40,7 +40,8 @@ LOAD_SPREAD, MOST_GB = 1e4, 4e4  # of what is sorted by: less than what is worse
 # float32 tells 0.03 ms apart at the largest sum of these; no latency that is believed reaches the least of them.
 ANOTHER_REGION, NOT_ONLINE, NOT_HEARD_OF = 5e4, 1e5, 2e5
 _SAMPLE = 2_048  # values looked at to guess where the best ones end
-_MANY = 4_096  # equals; of more than that not all are looked at
+_MANY, _DRAWN = 4_096, 512  # equals; of more than so many, about so many are looked at
+_STEPS_DOWN = 3  # from a guess that was too high; from a higher one it is a long way
 _LOT = np.uint32(2_654_435_761)  # Knuth's multiplier: neighbouring rows get numbers far apart
 
 Rows = NDArray[np.intp]
@@ -77,9 +78,7 @@ def best(
     """The places of the least keys, in order. Keys of which the same multiple of `width` is the last below are
     equal (0: only equal ones are): then the cost decides, and among equal ones the lot. `late` is what silence adds
     to some. `holds`: the places that are candidates; keys of infinity are none."""
-    cutoff, places = _least(keys, limit, width, holds)
-    if width and len(places) > _MANY + 8 * limit:
-        places = _thinned(places, keys.take(places) < cutoff - width, limit, seed)
+    cutoff, places = _least(keys, limit, width, holds, seed)
     while True:
         found, extra = keys.take(places), late(places)
         if not width:
@@ -89,21 +88,13 @@ def best(
         if (last + 1) * width <= cutoff or math.isinf(cutoff):
             break
         cutoff = (last + 1) * width  # what was left out may not be as late as what was not
-        places = _below(keys, cutoff, holds)
+        places = np.flatnonzero(_below(keys, cutoff, holds))
     steps = np.floor((costs.take(places) + extra) / EQUAL_MS).astype(np.int64)
     then = (steps << 32) | lot(places, seed)
     if len(places) > 8 * limit:
         kept = _first(found, then, limit)
         places, found, then = places[kept], found[kept], then[kept]
     return places.take(np.lexsort((then, found))[:limit])
-
-
-def _thinned(places: Rows, sure: Mask, limit: int, seed: int) -> Rows:
-    """Of many that are equal those whose lots are the least: far more than are wanted, as some may be late. `sure`:
-    the places that are better than those."""
-    lots = lot(places, seed)
-    share = (_MANY // 4 + 4 * limit) / len(places)
-    return places.compress(sure | (lots < np.uint32(share * 2**32)))
 
 
 def _first(steps: NDArray[Any], then: NDArray[Any], limit: int) -> Rows:
@@ -131,14 +122,27 @@ def lot(rows: Rows, seed: int) -> NDArray[np.uint32]:
     return mixed ^ (mixed >> np.uint32(15))
 
 
-def _least(keys: Floats, limit: int, width: float, holds: Mask | None) -> tuple[float, Rows]:
-    """The places of all keys below a bound, the `limit` least and what is equal to the last of them among them; and
-    the bound."""
+def _least(keys: Floats, limit: int, width: float, holds: Mask | None, seed: int) -> tuple[float, Rows]:
+    """A bound, and the places of the keys below it, the `limit` least among them; of very many equals only some."""
     cutoff = _end_of(_guess(keys, limit, holds), width)
-    places = _below(keys, cutoff, holds)
-    if len(places) < limit and cutoff < math.inf:  # the guess was too low
+    below = _below(keys, cutoff, holds)
+    count = int(np.count_nonzero(below))
+    if count < limit and cutoff < math.inf:  # the guess was too low
         cutoff = _end_of(_exact(keys if holds is None else keys.compress(holds), limit), width)
-        places = _below(keys, cutoff, holds)
+        below = _below(keys, cutoff, holds)
+        count = int(np.count_nonzero(below))
+    for _ in range(_STEPS_DOWN):
+        if not width or count <= _MANY or cutoff == math.inf:
+            break
+        sure = _below(keys, cutoff - width, below)
+        sure_count = int(np.count_nonzero(sure))
+        if sure_count < limit:
+            drawn = _drawn(below & ~sure, count - sure_count, limit, seed)
+            if len(drawn) < 2 * limit:  # they stand together, elsewhere
+                break
+            return cutoff, np.concatenate((np.flatnonzero(sure), drawn))
+        cutoff, below, count = cutoff - width, sure, sure_count
+    places = np.flatnonzero(below)
     if len(places) > 8 * limit:
         found = keys.take(places)
         bound = _end_of(_exact(found, limit), width)
@@ -147,11 +151,20 @@ def _least(keys: Floats, limit: int, width: float, holds: Mask | None) -> tuple[
     return cutoff, places
 
 
-def _below(keys: Floats, cutoff: float, holds: Mask | None) -> Rows:
-    below = keys < cutoff
+def _drawn(equals: Mask, count: int, limit: int, seed: int) -> Rows:
+    """Some places of equals, which are many: a stretch that the seed decides. To draw from all takes ten times as
+    long. More than are wanted, as some may be late."""
+    length = min(len(equals), int((_DRAWN + 4 * limit) * len(equals) / count) + 1)
+    lot_at = (seed * int(_LOT) & 0xFFFFFFFF) / 2**32  # far apart for neighbouring seeds
+    start = int(lot_at * (len(equals) - length + 1))
+    return np.flatnonzero(equals[start : start + length]) + start
+
+
+def _below(keys: Floats, cutoff: float, holds: Mask | None) -> Mask:
+    below: Mask = keys < cutoff
     if holds is not None:
         below &= holds
-    return np.flatnonzero(below)
+    return below
 
 
 def _end_of(key: float, width: float) -> float:

@@ -494,7 +494,10 @@ def test_the_best_of_many_are_the_least(seed: int) -> None:
 def test_the_best_of_many_that_may_be_late_are_the_least(seed: int, late_share: float) -> None:
     """Whatever a sample says, however many are equal, and whichever of them silence puts behind others."""
     rng = np.random.default_rng(seed)
-    costs = rng.choice([rng.uniform(0, 300, 20_000), np.full(20_000, 15.0), rng.choice([15.0, 26.0, 77.0], 20_000)])
+    few = np.where(rng.random(20_000) < 0.002, 15.0, ranking.NOT_ONLINE + rng.uniform(0, 300, 20_000))
+    costs = rng.choice(
+        [rng.uniform(0, 300, 20_000), np.full(20_000, 15.0), rng.choice([15.0, 26.0, 77.0], 20_000), few]
+    )
     keys, late = costs.astype(np.float32), (rng.uniform(0, 45, 20_000) * (rng.random(20_000) < late_share))
     holds = rng.random(20_000) < rng.choice([0.002, 0.5, 1.0])
     found = ranking.best(keys, keys, 20, seed, ranking.EQUAL_MS, lambda rows: late[rows].astype(np.float32), holds)
