@@ -93,7 +93,7 @@ def test_a_store_that_cannot_be_used_is_refused_in_one_sentence(tmp_path: Path) 
         processes = {
             reach.__name__: Process(
                 tmp_path / reach.__name__, "--workers", str(1 + number % 2),
-                "--redis-url", reach(store, tmp_path / "certificates" / reach.__name__, stack),
+                env={"REDIS_URL": reach(store, tmp_path / "certificates" / reach.__name__, stack)},
             )
             for number, reach in enumerate(REFUSALS)
         }  # fmt: skip
