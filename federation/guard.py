@@ -100,6 +100,13 @@ class Guard:
             return Verdict.HELD
         return Verdict.ADMITTED
 
+    def may_bury(self, peer: str, now: Now) -> bool:
+        """Whether `peer` may have collected one more record that exists here: a deletion of its, for all we know."""
+        allowed = self._allowed(Harm.DELETION, peer, peer, now)
+        if not allowed:
+            self._core.alert("quarantined", f"{peer} says that more than its share a minute was deleted", peer)
+        return allowed
+
     def _is_forged(self, section: Section) -> bool:
         replica = self._core.replica
         return section.generation == replica.generation and section.seq >= replica.next_seq

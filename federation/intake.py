@@ -44,6 +44,10 @@ class Intake:
         self._core.stored(changed)
         return whole
 
+    def may_bury(self, peer: str, now: Now) -> bool:
+        """Whether one more record may go because `peer` has it no more."""
+        return self._guard.may_bury(peer, now)
+
     def segment(self, segment: Segment, now: Now, *, peer: str, believed: bool) -> None:
         """Join the entries of one chain, and advance over the interval."""
         replica, chain = self._core.replica, segment.chain

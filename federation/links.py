@@ -275,10 +275,12 @@ class Links:
 
     # accepting
 
-    async def accept(self, request: web.Request, named: str | None = None) -> web.StreamResponse:
+    async def accept(
+        self, request: web.Request, named: str | None = None, address: str | None = None
+    ) -> web.StreamResponse:
         """The handler of GET `LINK_PATH`. It returns when the link has ended. `named`: the registry that the caller's
-        certificate names."""
-        address = _network_of(request.remote)
+        certificate names; `address`: the caller's, where somebody stands between us."""
+        address = _network_of(address or request.remote)
         refusal = self._refusal(address)
         transport = request.transport
         if refusal is not None or transport is None:

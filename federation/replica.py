@@ -11,7 +11,16 @@ from federation.clock import MAX_GENERATION, Chain, Vector, covers, raise_to
 from federation.digest import BUCKETS, DigestTree, bucket_of
 from federation.log import Log
 from federation.merge import absorb
-from federation.record import MAX_LIFE_FLOOR, REGISTRY_PREFIX, Item, Record, Section, SectionKind, section_of
+from federation.record import (
+    KEY_PREFIX,
+    MAX_LIFE_FLOOR,
+    REGISTRY_PREFIX,
+    Item,
+    Record,
+    Section,
+    SectionKind,
+    section_of,
+)
 
 _JUDGEMENT = SectionKind.JUDGEMENT
 MAX_SEQ = 2**63
@@ -247,7 +256,7 @@ class Replica:
         self._count += 1
 
     def _note_kind(self, record: Record) -> None:
-        if record.deleted:
+        if record.deleted and not record.key.startswith(KEY_PREFIX):  # what is known of a key is kept for ever
             self.tombstones[record.key] = record
         else:
             self.tombstones.pop(record.key, None)

@@ -19,7 +19,7 @@ from federation.core import Core, Link
 from federation.digest import BUCKETS, differing, group_of
 from federation.intake import Intake
 from federation.messages import DigestRecords, DigestRequest, DigestSums, Repair, Want
-from federation.record import Item, Record, SectionKind, birth_of, weight
+from federation.record import KEY_PREFIX, Item, Record, SectionKind, birth_of, weight
 
 BUCKETS_A_REQUEST = 32
 KEYS_A_REQUEST = 500
@@ -147,7 +147,7 @@ class Walks:
             return
         if message.last:
             del walk.parts[bucket]
-            self._compare_records(bucket, walk.listings.pop(bucket), walk)
+            self._compare_records(bucket, walk.listings.pop(bucket), walk, now)
             if not walk.listings:
                 self._go_on(link, walk)
 
@@ -202,7 +202,7 @@ class Walks:
         walk.step = _Step.RECORDS
         self._go_on(link, walk)
 
-    def _compare_records(self, bucket: int, theirs: dict[str, int], walk: _Walk) -> None:
+    def _compare_records(self, bucket: int, theirs: dict[str, int], walk: _Walk, now: Now) -> None:
         self._core.replica.digest.settle()
         ours = self._core.replica.bucket(bucket)
         for key, value in theirs.items():
@@ -210,7 +210,7 @@ class Walks:
             if held is None or held.fingerprint != value:
                 walk.wanted.append(key)
         if walk.context:
-            self._bury([record for key, record in ours.items() if key not in theirs], walk)
+            self._bury([record for key, record in ours.items() if key not in theirs], walk, now)
 
     def _go_on(self, link: Link, walk: _Walk) -> None:
         """The next request: records first that are known to differ, then buckets."""
@@ -241,14 +241,19 @@ class Walks:
             return
         self._intake.claim(walk.position)
 
-    def _bury(self, missing: Iterable[Record], walk: _Walk) -> None:
-        """Living records that the other side has seen born and has no more were deleted there."""
+    def _bury(self, missing: Iterable[Record], walk: _Walk, now: Now) -> None:
+        """Living records that the other side has seen born and has no more were deleted there. So it says: it deletes
+        no more than its share that way, and we stay stale until the rest has followed. A key's record is never
+        collected, nor with it that the key was revoked."""
         for record in missing:
-            birth = record.birth
-            if not record.deleted and birth is not None and covers(walk.position, birth):
-                key = record.key
+            birth, key = record.birth, record.key
+            if record.deleted or birth is None or key.startswith(KEY_PREFIX) or not covers(walk.position, birth):
+                continue
+            if self._intake.may_bury(walk.peer, now):
                 self._core.replica.remove(record)
                 self._core.stored_key(key)
+            else:
+                walk.whole = False
 
     def _not_collected(self, items: Iterable[Item], walk: _Walk) -> list[Item]:
         """What a stale registry offers, but for what we have seen born and collected."""

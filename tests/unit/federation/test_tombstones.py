@@ -231,3 +231,14 @@ def test_what_is_collected_is_kept_in_no_store() -> None:
 def test_it_is_collected_no_faster_than_asked_for() -> None:
     assert Config("eu").tombstone_min_age_s == 3_600
     assert Config("eu").eviction_s == 7 * 86_400
+
+
+def test_of_a_key_it_is_never_forgotten_that_it_ended() -> None:
+    """Else whoever deletes a revoked key's record brings the key back, once the deletion is forgotten."""
+    fabric, engines = fabric_of("eu", "us")
+    fabric.perform("eu", engines[0].put("k:a", b"key", fabric.now()))
+    fabric.perform("eu", engines[0].revoke("k:a", b"leaked", fabric.now()))
+    fabric.run(5)
+    delete(fabric, "us", "k:a")
+    fabric.run(150)
+    assert lives(fabric, "k:a") == [2, 2]

@@ -337,3 +337,18 @@ def test_a_listing_without_end_ends_the_walk(monkeypatch: pytest.MonkeyPatch) ->
         told(fabric, engine, DigestRecords(request.walk_id, 0, index, records, False))
     walk = engine._walks._walk
     assert walk is None
+
+
+def test_who_says_that_all_was_deleted_deletes_its_share_and_brings_no_key_back() -> None:
+    nodes = [Item(f"n:{number}", 1, 0, SPEC, section(5, "x", seq=number)) for number in range(1, 301)]
+    revoked = [Item("k:a", 1, 0, SPEC, section(5, "x", seq=301)), Item("k:a", 1, 0, END, section(6, "x", seq=302))]
+    fabric, engine, _ = met(
+        holding("us", *nodes, *revoked, position=302), holding("eu", position=303, floor=303), deletion_burst=30
+    )
+    fabric.run(20)
+    deleted = sum(engine.replica.get(node.key) is None for node in nodes)
+    assert 30 <= deleted <= 2 * 30 + 30 * 20 / 60  # it has two shares: one before it is in the roster
+    key = engine.replica.get("k:a")
+    assert key is not None
+    assert key.end is not None
+    assert fabric.run(900, until=lambda: all(engine.replica.get(node.key) is None for node in nodes)), "if it stays so"
