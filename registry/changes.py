@@ -14,20 +14,25 @@ import orjson
 
 from registry.directory import Directory, Entry
 from registry.discovery import ByNumber, Filter, Matching, admits, in_order_of_ids, matching
+from registry.scopes import EVERYTHING, Scope
 
 KEPT = 20_000  # changes; at 500 a second what a watcher may miss in forty seconds
 SNAPSHOT_NODES, SNAPSHOT_BYTES = 100, 2**18  # at most in one event, but for one node that is larger
 
 
+Place = tuple[str, str]  # a node's region and role
+
+
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Nodes that changed since the last batch, each with the number of its newest change."""
+    """Nodes that changed since the last batch, each with the number of its newest change, and what it was before."""
 
     numbers: Mapping[str, int]
+    was: Mapping[str, frozenset[Place]]
 
     def first(self, count: int) -> "Batch":
         """So many of them, the oldest ones."""
-        return Batch(dict(islice(self.numbers.items(), count)))
+        return Batch(dict(islice(self.numbers.items(), count)), self.was)
 
 
 class Changes:
@@ -35,14 +40,14 @@ class Changes:
 
     def __init__(self, epoch: str) -> None:
         self._epoch = epoch
-        self._kept: deque[tuple[int, str]] = deque(maxlen=KEPT)
+        self._kept: deque[tuple[int, str, Place | None]] = deque(maxlen=KEPT)
         self._number = 0
         self._told = 0
 
-    def note(self, node_id: str) -> None:
-        """A node changed, or is gone."""
+    def note(self, node_id: str, was: Place | None) -> None:
+        """A node changed, or is gone. `was`: its region and role before; None: there was none."""
         self._number += 1
-        self._kept.append((self._number, node_id))
+        self._kept.append((self._number, node_id, was))
 
     @property
     def number(self) -> int:
@@ -65,10 +70,14 @@ class Changes:
     def after(self, number: int) -> Batch:
         """What changed after a place that is still kept."""
         found: dict[str, int] = {}
-        for at, node_id in islice(reversed(self._kept), self._number - number):
+        before: dict[str, frozenset[Place]] = {}
+        for at, node_id, was in islice(reversed(self._kept), self._number - number):
             found.setdefault(node_id, at)
+            known = before.get(node_id, _NOWHERE)
+            if was is not None and was not in known:
+                before[node_id] = known | {was}
         # By the newest change of each: who has seen the first of them lacks just the rest.
-        return Batch(dict(reversed(found.items())))
+        return Batch(dict(reversed(found.items())), before)
 
     def batch(self) -> Batch:
         """What changed since this was asked the last time."""
@@ -80,9 +89,12 @@ class Changes:
 class Audience:
     """Those who watch with the same filters; which nodes one of them may have been shown."""
 
-    def __init__(self, directory: Directory, filters: Sequence[Filter]) -> None:
+    def __init__(self, directory: Directory, filters: Sequence[Filter], within: Scope = EVERYTHING) -> None:
+        """`within`: the regions and roles that were asked for. A key may see no others, and of a node that was never
+        among them nobody is told that it is gone."""
         self._directory = directory
         self._filters = filters
+        self._within = within
         self._shares = not any(isinstance(each, ByNumber) for each in filters)  # numbers change without a change
         self._members: set[str] | None = None
         self._snapshot: tuple[int, list[Entry]] | None = None
@@ -119,22 +131,24 @@ class Audience:
         self._shown()  # now: what changes meanwhile is told of those that it has been shown
         ids = list(batch.numbers)
         for start in range(0, len(ids), SNAPSHOT_NODES):
-            part = Batch({node_id: batch.numbers[node_id] for node_id in ids[start : start + SNAPSHOT_NODES]})
+            part = Batch(
+                {node_id: batch.numbers[node_id] for node_id in ids[start : start + SNAPSHOT_NODES]}, batch.was
+            )
             standing, gone = self.split(part)
             self._shown().update([entry.node_id for entry in standing])
             events = {each.node_id: upsert(each, changes.cursor(part.numbers[each.node_id])) for each in standing}
             events |= {node_id: removal(node_id, changes.cursor(part.numbers[node_id])) for node_id in gone}
-            yield b"".join([events[node_id] for node_id in part.numbers])
+            yield b"".join([events[node_id] for node_id in part.numbers if node_id in events])
 
     def split(self, batch: Batch) -> tuple[list[Entry], list[str]]:
-        """The same for who asks now and then: what stands, and the ids of what does not."""
+        """The same for who asks now and then: what stands, and the ids of what does not, and may have stood."""
         standing: list[Entry] = []
         gone: list[str] = []
         for node_id in batch.numbers:
             entry = self._directory.get(node_id)
             if entry is not None and admits(self._directory.columns, self._filters, entry.row):
                 standing.append(entry)
-            else:
+            elif not self._within.is_narrow or any(self._within.admits(*was) for was in batch.was.get(node_id, ())):
                 gone.append(node_id)
         return standing, gone
 
@@ -149,6 +163,9 @@ class Audience:
 
     def _entries(self, found: Matching) -> Iterable[Entry]:
         return map(self._directory.at, found.rows().tolist())
+
+
+_NOWHERE: frozenset[Place] = frozenset()
 
 
 def upsert(entry: Entry, cursor: str) -> bytes:

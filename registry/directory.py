@@ -307,7 +307,8 @@ class Directory:
         self.by_status: dict[str, int] = {}
         self.by_signature: dict[str | None, int] = {}
         self.signatures = Signatures()
-        self.on_change: Callable[[str], None] = lambda node_id: None  # hears of every write that was taken in
+        # Hears of every write that was taken in, and of which region and role the node was before it.
+        self.on_change: Callable[[str, tuple[str, str] | None], None] = lambda node_id, was: None
         self.on_transition: Callable[[Transition], None] = lambda transition: None
 
     def __len__(self) -> int:
@@ -362,7 +363,9 @@ class Directory:
             entry = Entry(node_id, owner, self._new_row())
             self._nodes[node_id] = self._by_row[entry.row] = entry
             self._unsorted.append(node_id)
+            was = None
         else:
+            was = entry.region, entry.role
             self._forget_status(entry)
             if entry.key_hash is not None:
                 self._keys.pop(entry.key_hash, None)
@@ -391,7 +394,7 @@ class Directory:
         if before is not None and before != entry.liveness:
             why = entry.word.why or "heard again"
             self.on_transition(Transition(node_id, before, entry.liveness, why, now_ms))
-        self.on_change(node_id)
+        self.on_change(node_id, was)
         return entry
 
     def _registered(self, entry: Entry, before: bytes, incarnation_before: int) -> None:
@@ -429,7 +432,7 @@ class Directory:
             self.columns.classify(entry.row, kind._replace(signed=False), entry.said[1])
             self.revision += 1
             self.signatures.invalid(node_id, fault)
-            self.on_change(node_id)
+            self.on_change(node_id, (entry.region, entry.role))
 
     def _new_row(self) -> int:
         row = self.columns.add()
@@ -549,7 +552,7 @@ class Directory:
         if entry.key_hash is not None:
             self._keys.pop(entry.key_hash, None)
         self.revision += 1
-        self.on_change(node_id)
+        self.on_change(node_id, (entry.region, entry.role))
         return True
 
     def beat(

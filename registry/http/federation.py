@@ -77,4 +77,5 @@ class FederationHandlers:
                 "forbidden", "This registry is in no federation: it was started without REGISTRY_FEDERATION_SECRET."
             )
         certificate = presented(request)
-        return await self._region.links.accept(request, certificate.registry_id if certificate else None)
+        named = certificate.registry_id if certificate else None
+        return await self._region.links.accept(request, named, self._callers.address(request))

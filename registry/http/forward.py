@@ -80,7 +80,7 @@ class Forwarder:
         try:
             inner = await session.ws_connect(
                 request.rel_url,
-                headers=passed_on(request),
+                headers={"X-Forwarded-For": self._observed(request), **passed_on(request)},
                 max_msg_size=MAX_FRAME_SIZE + 1,
                 autoping=False,
                 compress=0,

@@ -24,6 +24,8 @@ from registry.http.wire import answer, query_of
 from registry.keys import Principal
 from registry.logs import event
 from registry.model import ListQuery, NodeFilter, WatchQuery
+from registry.names import canonical_region
+from registry.scopes import Scope
 
 COLLECT_S = 0.05  # a change waits so long for company: a write to a watcher costs as much as a dozen events in it
 MOST_QUESTIONS = 128  # different ones: of each the nodes shown are known, 4 MB where that are 100,000
@@ -225,7 +227,9 @@ class Watching:
                 watcher.over.set()
 
     def _audience(self, query: NodeFilter) -> Audience:
-        return Audience(self._directory, filters_of(query, "any", self._aliases))
+        regions = frozenset(canonical_region(name, self._aliases) for name in query.region)
+        within = Scope(regions=regions, roles=frozenset(query.role))
+        return Audience(self._directory, filters_of(query, "any", self._aliases), within)
 
     def _is_full(self) -> bool:
         """Whether there are as many as there may be, those left out that have gone unnoticed."""

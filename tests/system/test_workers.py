@@ -14,6 +14,10 @@ import pytest
 from tests.support.live import ADMIN_KEY, DEADLINE_S, running, until
 
 NODES = "/api/v1/nodes"
+HALF_A_LINK = (
+    b"GET /federation/v1/link HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+)
 
 
 @pytest.fixture
@@ -143,3 +147,23 @@ async def test_whichever_worker_is_killed_the_other_goes_on(workers: list[aiohtt
     _, listed = await read(alive, NODES)
     assert [node["node_id"] for node in listed["nodes"]] == ["after", *(f"n{index}" for index in range(5))]
     assert {node["status"] for node in listed["nodes"]} == {"online"}
+
+
+async def test_who_opens_links_halfway_keeps_no_other_address_from_linking(tmp_path: Path) -> None:
+    """Nor through the worker that passes links on, to whom all come from one address."""
+    secret = {"REGISTRY_FEDERATION_SECRET": "f" * 40}
+    with running(tmp_path / "data", "--workers", "2", env=secret) as process:
+        host, port = process.url.removeprefix("http://").split(":")
+
+        async def half_open(source: str) -> tuple[bytes, asyncio.StreamWriter]:
+            reader, writer = await asyncio.open_connection(host, int(port), local_addr=(source, 0))
+            writer.write(HALF_A_LINK)
+            return await reader.readline(), writer
+
+        flood = [await half_open("127.0.0.2") for _ in range(48)]
+        others = [await half_open("127.0.0.3") for _ in range(8)]
+        answers = [[line.split()[1] for line, _ in asked] for asked in (flood, others)]
+        for _, writer in flood + others:
+            writer.close()
+    assert b"503" in answers[0]
+    assert set(answers[1]) == {b"101"}

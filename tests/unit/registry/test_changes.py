@@ -13,6 +13,7 @@ from registry.directory import Directory
 from registry.discovery import filters_of
 from registry.lifecycle import Windows
 from registry.model import WatchQuery, parse
+from registry.scopes import Scope
 from tests.support.records import ALIASES, HOME, record
 
 IDS, LABELS = ["a", "b", "c"], ["x", "y"]
@@ -137,7 +138,7 @@ def test_what_is_no_longer_kept_is_not_pretended_to_be(monkeypatch: pytest.Monke
     changes = Changes("e")
     places = [changes.cursor(changes.number)]
     for _ in range(5):
-        changes.note("n")
+        changes.note("n", None)
         places.append(changes.cursor(changes.number))
     assert [changes.place(cursor) for cursor in places] == [None, None, 2, 3, 4, 5]
     assert [len(changes.after(number).numbers) for number in (2, 5)] == [1, 0]
@@ -155,3 +156,22 @@ def test_a_change_is_encoded_once_for_everybody() -> None:
     told = [each.told(batch, changes, encoded) for each in audiences]
     assert told[0] == told[1] == encoded["a"]
     assert len(encoded) == 1
+
+
+def test_who_sees_one_role_does_not_hear_of_nodes_of_others() -> None:
+    directory, changes = rig()
+    watched = Audience(
+        directory, filters_of(parse(WatchQuery, {"role": "gpu"}), "any", ALIASES), Scope(roles=frozenset({"gpu"}))
+    )
+    for version, (node_id, role) in enumerate([("a", "gpu"), ("b", "gpu"), ("hidden", "vault"), ("c", "gpu")], 1):
+        directory.put(record(node_id, role=role), version, 0.0)
+    start = changes.number
+    directory.put(record("a", role="vault"), 5, 0.0)  # it was among them
+    directory.delete("b", 6)
+    directory.delete("hidden", 7)
+    directory.put(record("new", role="vault"), 8, 0.0)
+    directory.put(record("c", role="gpu"), 9, 0.0)
+    standing, gone = watched.split(changes.after(start))
+    assert ([entry.node_id for entry in standing], sorted(gone)) == (["c"], ["a", "b"])
+    told = b"".join(watched.missed(changes.after(start), changes))
+    assert (b'"hidden"' in told, b'"new"' in told, told.count(b"event: remove")) == (False, False, 2)
