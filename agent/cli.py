@@ -14,7 +14,8 @@ from agent.discover_cli import discover, nodes
 from agent.node import Agent
 from agent.service_cli import install, status, uninstall
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+# Without rich: its boxes cut off long options' names on a terminal of 80 columns.
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
 
 
 @app.callback()

@@ -133,7 +133,10 @@ class AdminClient:
         if answer.status == 401 and isinstance(answer.body, dict) and answer.body.get("code") != "unauthenticated":
             raise CannotAsk(f"{self.url} refuses the key in {key_name}: {answer.detail}")
         if answer.status == 401:
-            raise CannotAsk(f"{self.url} does not know the key in {key_name}; is it another registry's?")
+            raise CannotAsk(
+                f"{self.url} does not know the key in {key_name}; is it another registry's? --url or "
+                "REGISTRY_URL names the one to ask"
+            )
         if answer.status == 403 and isinstance(answer.body, dict):
             raise CannotAsk(f"{self.url} refuses this to the key in {key_name}: {answer.detail}")
         if answer.status == 404 and isinstance(answer.body, dict) and answer.body.get("code") == "no_such_route":
@@ -199,7 +202,7 @@ def _why(error: Exception, to: Target) -> str:
             return f"the host's name cannot be looked up ({error.strerror}); check --url"
         case ConnectionError() | http.client.HTTPException():
             other = "does it want a certificate (REGISTRY_TLS_CERT and _KEY)?" if secured else "is it https://?"
-            return f"it hung up, or does not speak HTTP; check the port, or {other}"
+            return f"it hung up, or does not speak HTTP; check the port (--url, REGISTRY_URL), or {other}"
         case OSError():
             return f"{os.strerror(error.errno).casefold() if error.errno else error}; check --url and the network"
     return f"{error}; check --url"

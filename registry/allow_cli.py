@@ -19,7 +19,8 @@ if TYPE_CHECKING:  # `serve` imports this module too, and does not need it
 ALLOWLIST, NODES = "/api/v1/allowlist", "/api/v1/nodes"
 PAGE = 10_000
 HEADINGS = ("ENTRY", "KIND", "SOURCE", "ADDED", "NOTE")
-WHO_HEADINGS = ("NODE", "CODE", "STATE", "FROM", "HOST", "AT", "SINCE")
+WHO_HEADINGS = ("NODE", "CODE", "STATE", "SINCE")
+WHENCE_HEADINGS = ("NODE", "FROM", "HOST", "AT")
 
 allow = typer.Typer(no_args_is_help=True, help="Who may join: look, list, remove, approve. Needs REGISTRY_ADMIN_KEY.")
 
@@ -177,21 +178,29 @@ def _pending(ask: "AdminClient", as_json: bool) -> int:
     if not answer.body["approvals"]:
         typer.echo("Approvals are off: who is not listed is refused. `allow on --approvals` lets nodes ask.")
     if answer.body["pending"]:
-        print_tables(table(WHO_HEADINGS, map(_who, answer.body["pending"])))
+        _show_who(answer.body["pending"])
     elif answer.body["approvals"]:
         typer.echo("Nobody waits.")
     return 0
 
 
+def _show_who(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Two narrow tables: an id that is folded cannot be copied into `allow approve`."""
+    print_tables(table(WHO_HEADINGS, map(_who, rows)), table(WHENCE_HEADINGS, map(_whence, rows)))
+
+
 def _who(row: Mapping[str, Any]) -> Sequence[str]:
+    return _plain(row["node_id"], row["code"], row["state"], _minute(row.get("asked_at") or row.get("denied_at")))
+
+
+def _whence(row: Mapping[str, Any]) -> Sequence[str]:
+    return _plain(row["node_id"], row["observed_ip"], row["hostname"] or row["node_name"], row["through"])
+
+
+def _plain(*cells: str | None) -> Sequence[str]:
     from registry import federation_text as text
 
-    since = row.get("asked_at") or row.get("denied_at")
-    said = (
-        row["node_id"], row["code"], row["state"], row["observed_ip"], row["hostname"] or row["node_name"],
-        row["through"], _minute(since),
-    )  # fmt: skip
-    return [text.plain(cell or text.NOTHING) for cell in said]
+    return [text.plain(cell or text.NOTHING) for cell in cells]
 
 
 def _approve(ask: "AdminClient", node_id: str, code: str | None, yes: bool, as_json: bool) -> int:
@@ -202,7 +211,7 @@ def _approve(ask: "AdminClient", node_id: str, code: str | None, yes: bool, as_j
             return complain([answer.detail])
         found = [row for row in answer.body["pending"] if row["node_id"] == node_id and row["state"] == "waiting"]
         if len(found) == 1:
-            print_tables(table(WHO_HEADINGS, map(_who, found)))
+            _show_who(found)
             if not sys.stdin.isatty():
                 return complain(
                     ["nobody was approved: compare the code with what the node shows, and give it as --code"]

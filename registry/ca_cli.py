@@ -6,6 +6,7 @@ Exit status: 0 done, 2 it was not, and nothing was written. Works without a regi
 import contextlib
 import json
 import os
+import shlex
 import tempfile
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
@@ -59,11 +60,12 @@ def init(
         _write(folder / KEY, ca.key_pem(key), 0o600)
         _write(folder / CERTIFICATE, pem, 0o644)
     report = {"certificate": str(folder / CERTIFICATE), "key": str(folder / KEY), "expires_at": _until(pem)}
+    where = "" if folder == DEFAULT_DIR.expanduser().absolute() else f" --ca {shlex.quote(str(folder))}"
     _show(report, as_json, [
         f"Authority in {folder}, good until {report['expires_at']}.",
         f"{CERTIFICATE} goes to every node and registry; {KEY} stays here: who has it can be any of them.",
-        "Next, for each: dagi-registry ca issue --registry eu --host registry-eu.example.org",
-        "                dagi-registry ca issue --node <node id>",
+        f"Next, for each: dagi-registry ca issue{where} --registry eu --host registry-eu.example.org",
+        f"                dagi-registry ca issue{where} --node <node id>",
     ])  # fmt: skip
 
 

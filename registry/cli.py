@@ -10,7 +10,8 @@ from registry import allow_cli, audit_cli, ca_cli, federation_cli, keys_cli, log
 from registry.redis_url import redacted
 from registry.settings import ConfigurationError, load, misspelled
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+# Without rich: its boxes cut off long options' names on a terminal of 80 columns.
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
 
 
 @app.callback()
@@ -53,7 +54,8 @@ def serve_command(  # every flag of the contract is a parameter: that is what ty
     audit_sign_every_s: Annotated[float | None, _flag("How often it is signed for the peers (300).")] = None,
     env_file: Annotated[Path | None, _flag("File of REGISTRY_... settings (.env).")] = None,
 ) -> None:
-    """Run a registry. Every flag is also REGISTRY_<FLAG> in the environment or the env file."""
+    """Run a registry. Every flag is also REGISTRY_<FLAG> in the environment or the env file. Secrets stand only there:
+    REGISTRY_ADMIN_KEY (what operators show) and REGISTRY_FEDERATION_SECRET (the same at every registry)."""
     flags = {name: value for name, value in locals().items() if name != "env_file"}
     try:
         settings = load(flags, env_file)

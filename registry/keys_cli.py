@@ -5,6 +5,7 @@ say of it is on standard error. Exit status: 0 done, 1 refused, 2 the registry c
 """
 
 import json
+import shutil
 import textwrap
 import time
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -257,4 +258,5 @@ def _json(body: Json) -> int:
 
 
 def _note(sentences: str) -> None:
-    typer.echo(textwrap.fill(sentences, 100, break_long_words=False, break_on_hyphens=False), err=True)
+    width = min(shutil.get_terminal_size().columns, 100)
+    typer.echo(textwrap.fill(sentences, width, break_long_words=False, break_on_hyphens=False), err=True)

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from registry.federation_text import plain
 
-HEADINGS = ("KEY ID", "KIND", "NAME", "STATUS", "SCOPES", "ENDS IN", "USED AGO", "USES")
+HEADINGS = ("KEY ID", "KIND", "NAME", "STATUS", "SCOPES", "ENDS", "USED", "USES")
 MOST_URLS = 4  # where a new node may ask; once it is in, it learns of the rest
 _UNITS_S = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
 _DURATION = re.compile(r"([0-9]{1,9})([smhdw]?)")
@@ -78,7 +78,10 @@ def join_notes(urls: Iterable[str], *, curl: bool) -> list[str]:
         else "Paste it on the new machine, in the folder of this project; where that is not to be, --curl needs none."
     ]
     if any(url.startswith("https:") for url in listed):
-        notes.append("If a private authority signed the registry's certificate, set CA_CERT there to its file.")
+        notes.append(
+            "If a private authority signed the registry's certificate, set CA_CERT there to its file"
+            + (", after the | too, and give curl the same with --cacert." if curl else ".")
+        )
     if all((urlsplit(url).hostname or "").startswith(_LOOPBACK) for url in listed):
         notes.append(f"{listed[0]} is this machine only; for others set REGISTRY_ADVERTISE_URL, or give --node-url.")
     return notes

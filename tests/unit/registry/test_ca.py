@@ -1,6 +1,7 @@
 """The private authority: what it certifies, and that it stops there. OpenSSL itself judges, in memory."""
 
 import json
+import shlex
 import ssl
 from dataclasses import replace
 from datetime import timedelta
@@ -195,6 +196,16 @@ def test_from_nothing_to_a_handshake(tmp_path: Path) -> None:
     assert sorted(each.name for each in tmp_path.iterdir()) == [
         "box.crt", "box.key", "ca", "registry-eu.crt", "registry-eu.key",
     ]  # fmt: skip
+
+
+def test_what_init_prints_next_works_as_it_is_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    printed = command("init", str(tmp_path / "an authority")).output
+    _, *words = shlex.split(next(line for line in printed.splitlines() if "--registry" in line).partition("dagi-")[2])
+    assert words[0] == "ca"
+    result = command(*words[1:])
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "registry-eu.crt").is_file()
 
 
 def test_nothing_is_replaced_unless_that_is_asked_for(tmp_path: Path) -> None:

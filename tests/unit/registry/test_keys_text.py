@@ -47,6 +47,11 @@ def test_notes(urls: list[str], word: str, said: bool) -> None:
     assert (word in " ".join(join_notes(urls, curl=False))) == said
 
 
+def test_curl_is_told_of_a_private_authority_in_its_own_words() -> None:
+    assert "--cacert" in " ".join(join_notes(["https://registry.example.org"], curl=True))
+    assert "--cacert" not in " ".join(join_notes(["https://registry.example.org"], curl=False))
+
+
 def test_urls_are_the_registrys_own_first_and_few() -> None:
     peers = [{"url": f"http://192.0.2.{number}"} for number in range(9)]
     view = {"self": {"url": "http://192.0.2.3"}, "peers": [{"url": None}, *peers]}

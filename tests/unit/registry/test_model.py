@@ -11,6 +11,7 @@ from registry.errors import ApiError, FieldError
 from registry.model import (
     MAX_DEPTH,
     MAX_LABELS,
+    AuditQuery,
     DiscoverQuery,
     HeartbeatRequest,
     ListQuery,
@@ -66,6 +67,8 @@ REFUSED: list[tuple[type[BaseModel], Any, list[str]]] = [
     (DiscoverQuery, {"max_load": 1.5}, ["max_load"]),
     (DiscoverQuery, {"match": "regex"}, ["match"]),
     (DiscoverQuery, {"explain": "yes"}, ["explain"]),
+    (AuditQuery, {"since": "yesterday"}, ["since"]),
+    (AuditQuery, {"since": "2" * 25}, ["since"]),
 ]
 
 
@@ -78,6 +81,12 @@ def test_what_is_refused_names_its_fields(model: type[BaseModel], data: Any, pat
     assert (caught.value.status, caught.value.code) == (422, "invalid")
     assert sorted(error.path for error in caught.value.errors) == paths
     assert caught.value.detail.startswith(caught.value.errors[0].path)
+
+
+def test_a_time_that_is_none_is_answered_with_one() -> None:
+    with pytest.raises(ApiError, match="2026-01-31T12:00"):
+        parse(AuditQuery, {"since": "yesterday"})
+    assert parse(AuditQuery, {"since": "2026-01-31T12:00"}).since == "2026-01-31T12:00"
 
 
 @pytest.mark.parametrize("node_id", [*sorted(RESERVED_NODE_IDS), "Register", "DISCOVER"])
