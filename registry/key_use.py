@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 
-from registry.api_key import ApiKey
+from registry.api_key import MAX_COUNTERS, ApiKey
 from registry.errors import ApiError
 from registry.keys import Principal
 from registry.tables import Table
@@ -91,7 +91,9 @@ class KeyUse:
     def _learn_counts(self, key_id: str, uses: Mapping[str, int]) -> None:
         counted = self._counted.setdefault(key_id, {})
         for registry_id, number in uses.items():
-            counted[registry_id] = max(number, counted.get(registry_id, 0))
+            # Of more registries than there are a peer makes up names; a place is left for ours.
+            if registry_id in counted or registry_id == self._registry_id or len(counted) < MAX_COUNTERS - 1:
+                counted[registry_id] = max(number, counted.get(registry_id, 0))
 
     def _own(self, key_id: str) -> int:
         return self._counted.get(key_id, {}).get(self._registry_id, 0)

@@ -226,8 +226,12 @@ async def test_the_command_with_curl_works_as_it_is_printed(registry: Process, t
     finally:
         os.killpg(shell.pid, 15)
         shell.wait(10)
-    shown = (await ask(registry.url, "GET", f"{KEYS}/{joined_with}"))[1]
-    assert (shown["name"], shown["uses"], shown["status"]) == ("the lab", 1, "active")
+
+    async def counted() -> bool:  # a worker that does not write hears of it a moment later
+        shown = (await ask(registry.url, "GET", f"{KEYS}/{joined_with}"))[1]
+        return (shown["name"], shown["uses"], shown["status"]) == ("the lab", 1, "active")
+
+    await until(counted)
 
 
 def pasted(command: str, folder: Path) -> subprocess.Popen[bytes]:

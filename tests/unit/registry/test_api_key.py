@@ -8,7 +8,7 @@ import pytest
 
 from federation.clock import hlc_of
 from federation.record import Record, Section
-from registry.api_key import ApiKey
+from registry.api_key import MAX_COUNTERS, ApiKey
 from registry.errors import ApiError
 from registry.key_use import LAST_USE_EVERY_MS, MAX_NOTED, MINUTE_MS, KeyUse
 from registry.keys import ANYONE, Grant, Principal, key_hash, key_id_of
@@ -181,6 +181,16 @@ def test_uses_of_other_registries_count_and_none_is_lost() -> None:
     assert again.uses == {"eu": 1, "us": 1}
     bench.arrives(again)
     assert list(bench.use.due()) == []
+
+
+def test_registries_that_a_peer_makes_up_are_counted_up_to_a_bound_and_ours_in_any_case() -> None:
+    bench = Bench()
+    for batch in range(3):
+        bench.arrives(replace(KNOWN, max_uses=None, uses={f"{batch}-{number}": 0 for number in range(MAX_COUNTERS)}))
+    bench.join()
+    written = bench.use.updated(KNOWN.key_id)
+    assert written is not None
+    assert (len(written.uses), written.uses["eu"]) == (MAX_COUNTERS, 1)
 
 
 def test_a_restart_goes_on_counting() -> None:
