@@ -108,6 +108,8 @@ def _show(settings: AgentSettings, ask: Callable[[AsyncNodeDiscovery], Awaitable
 
 
 def _advice(error: Exception) -> str:
+    if isinstance(error, RequestRefused) and error.code == "not_allowlisted":
+        return ""  # no other key helps, and what to do is said
     if isinstance(error, RequestRefused) and error.status in (401, 403):
         return " Set NODE_API_KEY to a key that may read, or run this where a node is registered."
     return ""
@@ -134,7 +136,7 @@ def table(found: Nodes, columns: int) -> str:
     """The nodes as lines no longer than the terminal. Columns of which nothing is known are left out; the models,
     those in memory first, take the room that is left."""
     if not found:
-        return "\n".join(["no node is there that holds all of this", *_left_out(found)])
+        return "\n".join(["no such node is there", *_left_out(found)])
     shown = {title: [title, *map(value, found)] for title, value in _COLUMNS}
     shown = {title: values for title, values in shown.items() if title == "NODE" or {*values[1:]} != {"-"}}
     for title in _LEAST_MISSED:

@@ -44,11 +44,11 @@ class RegistryUnreachable(ConnectionError):
 
 
 class RequestRefused(Exception):
-    """A registry answered, and refused: the caller's fault. `status` is the HTTP status."""
+    """A registry answered, and refused: the caller's fault. `status` is the HTTP status, `code` what it calls that."""
 
     def __init__(self, outcome: Outcome) -> None:
         super().__init__(outcome.detail)
-        self.status = outcome.status
+        self.status, self.code = outcome.status, outcome.code
 
 
 def unavailable(outcome: Outcome) -> bool:

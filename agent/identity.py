@@ -86,9 +86,14 @@ class Home:
         return _read_id(self.folder / "node_id")
 
     def node_id(self, certified: str | None = None) -> str:
-        """The node's id: the one kept here, else the one that its certificate names or a new one, kept from now on."""
-        kept = self.kept_id() or certified or new_node_id()
+        """The node's id: the one kept here, else the one that its certificate names or a new one, kept from now on.
+
+        An id that no registry ever took, as of a try before the certificate was there, gives way to the certificate's.
+        """
         _check_readable(self.folder / "credentials.json")  # without them the id is of no use, and they are not ours
+        kept = self.kept_id()
+        if kept is None or (certified is not None and self.credentials() is None):
+            kept = certified or new_node_id()
         self.keep_id(kept)
         return kept
 

@@ -372,7 +372,7 @@ def _check_certified(certified: str | None, home: Home) -> None:
         kept = home.peek_id()
     except OSError:  # told where the identity is read
         return
-    if certified is not None and kept is not None and kept != certified:
+    if certified is not None and kept is not None and kept != certified and home.credentials() is not None:
         raise ConfigurationError(
             f"NODE_CERT is node {certified}'s, and {home.folder} is {kept}'s: give it a certificate of its own "
             f"(dagi-registry ca issue --node {kept}), or name another folder with DAGI_HOME to become {certified}"

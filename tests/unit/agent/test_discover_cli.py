@@ -2,8 +2,10 @@
 
 import pytest
 
-from agent.discover_cli import table
+from agent.discover_cli import _advice, table  # the command asks a running registry
+from agent.discovery import RequestRefused
 from agent.nodes import Nodes
+from agent.session import Outcome
 
 GPU = {
     "node_id": "node-a", "node_name": "a machine with a very long name", "status": "online", "region": "eu",
@@ -41,6 +43,11 @@ def test_what_nobody_knows_has_no_column_and_what_is_not_shown_is_counted() -> N
 
 def test_nothing_found_says_so() -> None:
     assert table(Nodes(more={"explain": {"left_out": {"role": 2}}}), 80).splitlines() == [
-        "no node is there that holds all of this",
+        "no such node is there",
         "left out: 2 by role",
     ]
+
+
+def test_who_is_off_the_list_is_not_told_that_a_key_would_help() -> None:
+    assert "NODE_API_KEY" in _advice(RequestRefused(Outcome(403, "no", code="forbidden")))
+    assert not _advice(RequestRefused(Outcome(403, "no", code="not_allowlisted")))

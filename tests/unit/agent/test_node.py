@@ -8,7 +8,7 @@ import pytest
 
 from agent import node
 from agent.config import AgentSettings, ConfigurationError
-from agent.identity import Home
+from agent.identity import Credentials, Home
 from agent.session import Outcome
 from agent.wake import Reading
 from federation.tls import Files
@@ -115,6 +115,7 @@ def test_a_home_that_is_another_nodes_than_its_certificate_says_is_a_wrong_setti
     assert with_certificate(box, home).node_id == "box"
     assert with_certificate(box, home).node_id == "box"
     Home(home).keep_id("other")
+    Home(home).keep_credentials(Credentials("other", None, "t", None))
     with pytest.raises(ConfigurationError) as refused:
         with_certificate(box, home)
     assert "NODE_CERT is node box's, and" in str(refused.value)

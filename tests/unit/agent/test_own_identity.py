@@ -213,6 +213,14 @@ def test_a_new_home_takes_the_id_of_its_certificate_and_no_doubt_changes_it(tmp_
     ]
 
 
+def test_an_id_that_no_registry_took_gives_way_to_the_certificates(tmp_path: Path, person: Person) -> None:
+    assert of(tmp_path, person).node_id != "box"
+    assert certified(tmp_path, person).node_id == "box"
+    assert Home(tmp_path).kept_id() == "box"
+    Home(tmp_path).keep_credentials(Credentials("box", KEY, "t", None))
+    assert certified(tmp_path, person, "other").node_id == "box"
+
+
 def test_a_home_that_moved_with_its_certificate_is_no_copy(tmp_path: Path, person: Person) -> None:
     Home(tmp_path).keep_id("box")
     Home(tmp_path).keep_credentials(Credentials("box", KEY, "t", "elsewhere"))
