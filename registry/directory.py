@@ -618,6 +618,18 @@ class Directory:
         """Whether a node's heartbeats come in, here."""
         return entry.liveness == "online" and now - entry.heard_s < self.windows.degraded_after_s
 
+    def knows_better(self, record: Record, now: float) -> bool:
+        """Whether another registry calls a node offline that is ours, and was heard here since: it had taken the node
+        with a request that it could not answer."""
+        entry = self._nodes.get(record.node_id)
+        if entry is None or not entry.owner.is_us or record.home_registry == self.registry_id:
+            return False
+        return (
+            record.word.liveness == "offline"
+            and entry.liveness == "online"
+            and now - entry.heard_s < self.windows.degraded_after_s / 2
+        )
+
     def due(self, now: float, limit: int = 5_000) -> list[Due]:
         """Nodes of ours that have been silent too long for what was last said of them; bounded work a call.
         Until that is said they come up again."""

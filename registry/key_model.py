@@ -19,7 +19,7 @@ Label = Annotated[str, Field(max_length=255, pattern=r"^[^\x00-\x1f\x7f]*$")]
 
 
 class _Request(BaseModel):
-    model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(defer_build=True, strict=True, extra="forbid", allow_inf_nan=False)
 
 
 def _scope(text: str) -> str:
@@ -41,7 +41,9 @@ class KeyRequest(_Request):
     keys end after a day where nothing is said, others never. `max_uses`, of join keys only: how many nodes it lets in.
     """
 
-    model_config = ConfigDict(json_schema_extra={"allOf": [_only_for("read", "scopes"), _only_for("join", "max_uses")]})
+    model_config = ConfigDict(
+        defer_build=True, json_schema_extra={"allOf": [_only_for("read", "scopes"), _only_for("join", "max_uses")]}
+    )
 
     kind: Mintable
     name: Label = ""

@@ -74,7 +74,7 @@ Version = Annotated[
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False, populate_by_name=True)
+    model_config = ConfigDict(defer_build=True, strict=True, extra="allow", allow_inf_nan=False, populate_by_name=True)
 
 
 class Gpu(_Strict):
@@ -152,7 +152,7 @@ class Signed(BaseModel):
     """What a node signed of itself (federation/signed.py): `document` is the exact text, a JSON object of `format`,
     `node_id`, `counter`, `signed_at_ms` and the fields of a registration; key and signature are Ed25519, in base64."""
 
-    model_config = ConfigDict(strict=True, extra="ignore")
+    model_config = ConfigDict(defer_build=True, strict=True, extra="ignore")
 
     key: Annotated[str, Field(min_length=44, max_length=44, pattern="^[A-Za-z0-9+/]{43}=$")]
     document: Annotated[str, Field(min_length=2, max_length=MAX_DOCUMENT_BYTES)]
@@ -216,7 +216,7 @@ class HeartbeatRequest(_Strict):
 class PatchRequest(BaseModel):
     """PATCH /api/v1/nodes/{node_id}: the operator's intent; it stands over what the agent reports."""
 
-    model_config = ConfigDict(strict=True, extra="ignore")
+    model_config = ConfigDict(defer_build=True, strict=True, extra="ignore")
 
     status: Literal["online", "maintenance", "draining"] | None = None
     labels_add: Labels = Field(default_factory=list)
@@ -226,7 +226,7 @@ class PatchRequest(BaseModel):
 class AllowRequest(BaseModel):
     """POST /api/v1/allowlist: a node id, an address, a network, or `cert:` and what a certificate names."""
 
-    model_config = ConfigDict(strict=True, extra="forbid")
+    model_config = ConfigDict(defer_build=True, strict=True, extra="forbid")
 
     entry: Annotated[str, Field(min_length=1, max_length=290)]
     note: Annotated[str, Field(max_length=200, pattern=_NO_CONTROL)] | None = None
@@ -235,7 +235,7 @@ class AllowRequest(BaseModel):
 class SwitchRequest(BaseModel):
     """PATCH /api/v1/allowlist: whether the list is on, and whether who is not on it may ask for approval."""
 
-    model_config = ConfigDict(strict=True, extra="forbid")
+    model_config = ConfigDict(defer_build=True, strict=True, extra="forbid")
 
     enforced: bool | None = None
     approvals: bool | None = None
@@ -244,7 +244,7 @@ class SwitchRequest(BaseModel):
 class DecisionRequest(BaseModel):
     """POST .../approve and .../deny: which of those that ask under one node id is meant."""
 
-    model_config = ConfigDict(strict=True, extra="forbid")
+    model_config = ConfigDict(defer_build=True, strict=True, extra="forbid")
 
     code: Annotated[str, Field(min_length=1, max_length=32)] | None = None
 
@@ -253,7 +253,7 @@ class AllowlistQuery(BaseModel):
     """GET /api/v1/allowlist. `cursor` is the `next_cursor` of the page before. `unlisted`: which registered nodes the
     list does not cover; all of them are looked at."""
 
-    model_config = ConfigDict(strict=True, extra="forbid")
+    model_config = ConfigDict(defer_build=True, strict=True, extra="forbid")
 
     limit: Whole = Field(1_000, ge=1, le=10_000)
     cursor: Annotated[str, Field(min_length=1, max_length=290)] | None = None
@@ -285,7 +285,7 @@ class NodeFilter(BaseModel):
     """What list and discover both filter by. Several statuses, roles, types or regions: any of
     them; several labels or capabilities: all of them. `signed`: nodes that sign what they register."""
 
-    model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, populate_by_name=True)
+    model_config = ConfigDict(defer_build=True, strict=True, extra="forbid", allow_inf_nan=False, populate_by_name=True)
 
     status: Statuses = Field(default_factory=list)
     role: Names = Field(default_factory=list, validation_alias=AliasChoices("role", "node_role"))
@@ -312,7 +312,7 @@ class OneQuery(BaseModel):
     """GET /api/v1/nodes/{node_id}. `min_version`: an answer to a write gave it; the read waits, not for long,
     until that write is visible. `proof`: also what the node signed, for whoever wants to check it."""
 
-    model_config = ConfigDict(strict=True, extra="forbid")
+    model_config = ConfigDict(defer_build=True, strict=True, extra="forbid")
 
     min_version: Version | None = None
     proof: bool = False
@@ -380,6 +380,7 @@ class DiscoverQuestion(DiscoverQuery):
     id (without them, those of the caller's own node count), and to nodes by theirs. No other answer knows of it."""
 
     model_config = ConfigDict(
+        defer_build=True,
         json_schema_extra={
             "examples": [
                 {"model": "qwen3:8b", "min_free_vram_gb": 8, "nearest": "auto", "limit": 5},
@@ -387,7 +388,7 @@ class DiscoverQuestion(DiscoverQuery):
                 {"latency": "min", "registry_rtt_ms": {"eu": 12.5, "us": 95}, "node_rtt_ms": {"node-a-1": 3.2}},
                 {"label": "lab", "explain": True, "node_id": "node-a-1"},
             ]
-        }
+        },
     )
 
     registry_rtt_ms: RoundTrips | None = None
@@ -397,7 +398,7 @@ class DiscoverQuestion(DiscoverQuery):
 class ReservationRequest(BaseModel):
     """POST /api/v1/nodes/{node_id}/reservations: hold so many slots of a node, for so many seconds."""
 
-    model_config = ConfigDict(
+    model_config = ConfigDict(defer_build=True,
         strict=True, extra="forbid", allow_inf_nan=False,
         json_schema_extra={"examples": [{}, {"slots": 2, "ttl_s": 30}]},
     )  # fmt: skip
@@ -409,7 +410,7 @@ class ReservationRequest(BaseModel):
 class CleanupQuery(BaseModel):
     """POST /api/v1/maintenance/cleanup: how long ago a node must have been heard to be removed."""
 
-    model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(defer_build=True, strict=True, extra="forbid", allow_inf_nan=False)
 
     older_than_s: Annotated[float, Field(ge=0, le=1e9)] = 3600.0
 
@@ -427,7 +428,7 @@ class AuditQuery(BaseModel):
     """GET /api/v1/audit. `after`: the number of the last entry of the page before. `since`: ISO 8601 in UTC, or the
     beginning of it. `action`: or the beginning of it. `actor`: a kind of key, a key's id, or a node's."""
 
-    model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(defer_build=True, strict=True, extra="forbid", allow_inf_nan=False)
 
     after: Whole = Field(0, ge=0, le=2**53)
     limit: Whole = Field(100, ge=1, le=MAX_LIMIT)

@@ -548,8 +548,15 @@ class Writer:
             self._note_confirmation(key, self.engine.replica.get(key))
             if node is None:
                 self._directory.delete(key[len(NODE_PREFIX) :], version)
-            else:
+            elif not (self._directory.knows_better(node, now) and self._take_back(key, node)):
                 self._directory.put(node, version, now, now_ms)
+
+    def _take_back(self, key: str, node: Record) -> bool:
+        """A node of ours that is heard here is not offline, whoever says so: it is ours again."""
+        word = Word(reported=node.reported).encode()
+        made, effects = self.engine.heartbeat(key, self.now, judgement=word, metrics=b"", token=None)
+        self.perform(effects)
+        return made is not None
 
     def _note_confirmation(self, key: str, record: Versioned | None) -> None:
         """Whether our watermarks vouch for our word on that node. Where not, others take it for out of date,

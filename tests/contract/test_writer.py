@@ -505,6 +505,27 @@ async def test_a_version_of_another_registry_is_visible_when_it_has_arrived(rig:
     assert (entry.owner.registry_id, made.life) == (THERE, 1)
 
 
+@pytest.mark.parametrize("silent_s", [10, 60])
+async def test_a_node_that_is_heard_here_is_not_called_silent_by_another(rig: Rig, silent_s: float) -> None:
+    """It had beaten there, was not answered, and came back; the link was down meanwhile. After long silence here, too,
+    the other's word stands."""
+    await rig.register("a")
+    peer = await rig.peer()
+    await becomes(lambda: peer.engine.replica.get("n:a") is not None)
+    rig.clock.advance(silent_s)
+    _, effects = peer.engine.heartbeat("n:a", peer.now, judgement=Word().encode(), metrics=b"", token=None)
+    effects += peer.engine.judge("n:a", Word("offline", None, "silent").encode(), peer.now)
+    peer.do(effects)
+    entry = rig.directory.get("a")
+    assert entry is not None
+    if silent_s < WINDOWS.degraded_after_s / 2:
+        await becomes(lambda: peer.engine.replica.get("n:a").judgement.origin == HERE)
+        assert (entry.liveness, entry.owner.is_us) == ("online", True)
+    else:
+        await becomes(lambda: entry.liveness == "offline")
+        assert entry.owner.registry_id == THERE
+
+
 async def test_whoever_stops_waiting_leaves_nothing_behind(rig: Rig) -> None:
     for _ in range(3):
         with pytest.raises(TimeoutError):

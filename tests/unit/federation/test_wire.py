@@ -146,7 +146,7 @@ MESSAGES: st.SearchStrategy[Message] = st.one_of(*BY_TYPE.values())
 @pytest.mark.parametrize("kind", get_args(Message), ids=lambda kind: kind.__name__)
 def test_what_is_written_is_read(kind: type) -> None:
     @given(BY_TYPE[kind])
-    @settings(max_examples=150)
+    @settings(max_examples=60)
     def law(message: Message) -> None:
         frame = encode(message)
         assert decode(frame) == message
@@ -156,7 +156,7 @@ def test_what_is_written_is_read(kind: type) -> None:
 
 
 @given(MESSAGES, st.data())
-@settings(max_examples=400)
+@settings(max_examples=200)
 def test_a_damaged_frame_is_refused_or_a_message(message: Message, data: st.DataObject) -> None:
     body = bytearray(body_of(encode(message)))
     for _ in range(data.draw(st.integers(1, 4))):
@@ -175,7 +175,7 @@ def test_a_flipped_bit_of_a_frame_is_refused_or_a_message(message: Message, data
 
 
 @given(st.sampled_from(get_args(Message)), st.binary(max_size=200), st.booleans())
-@settings(max_examples=1000)
+@settings(max_examples=400)
 def test_noise_is_refused_or_a_message(kind: type, noise: bytes, headed: bool) -> None:
     assert_refused_or_sound(framed(kind, noise) if headed else noise)
 
