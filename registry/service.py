@@ -192,7 +192,7 @@ class Registry:
         own = patch.status in (None, "draining", "online") and not patch.labels_add and not patch.labels_remove
         self.auth.require(who, "own" if own else "operate", node_id)
         writer = self.ready_writer()
-        node = writer.node(node_id)
+        node = self._standing(writer, node_id)  # what is to be taken back takes no operator's will along
         if node is None:
             raise no_such_node(node_id[:255])
         word = None

@@ -15,7 +15,7 @@ from registry import region as region_module
 from registry import service as service_module
 from registry.errors import ApiError
 from registry.lifecycle import Windows
-from registry.model import HeartbeatRequest, parse
+from registry.model import HeartbeatRequest, PatchRequest, parse
 from registry.node import Record, node_key
 from registry.ports import StoreUnavailable
 from registry.region import BOOTSTRAP_ALONE_S, BOOTSTRAP_S
@@ -562,6 +562,8 @@ async def test_who_registers_again_before_it_is_taken_back_keeps_the_node(worker
     with pytest.raises(StoreUnavailable):
         await worker.register("a", ANYONE)
     await becomes(lambda: worker.writer.available)
+    with pytest.raises(ApiError, match="No node a"):  # an operator's will would go with it
+        await worker.registry.patch(ADMIN, "a", PatchRequest(status="maintenance"))
     answer = await worker.register("a", ANYONE, labels=["mine"])
     assert answer["api_key"].startswith("sk-node-")
     worker.registry.recovered()
