@@ -103,7 +103,7 @@ def estimates(
     milliseconds; NaN where nothing is known. `vectors`: the nodes' round trips by registry. `beyond`: how far that
     one is from registries which it has not measured."""
     least = np.full(count, np.inf, np.float32)
-    apart, common = np.zeros(count, np.float32), np.zeros(count, np.float32)
+    apart, common, nothing = np.zeros(count, np.float32), np.zeros(count, np.uint8), np.zeros(count, np.float32)
     difference, total = np.empty(count, np.float32), np.empty(count, np.float32)
     for name in sorted(there, key=there.__getitem__)[:MOST_COMPARED]:
         column = vectors.get(name)
@@ -112,10 +112,10 @@ def estimates(
         np.subtract(column, np.float32(there[name]), out=difference)
         np.add(column, np.float32(there[name]), out=total)
         np.fmin(least, total, out=least)
+        common += (difference == difference).view(np.uint8)
         np.abs(difference, out=difference)
-        known = difference == difference
-        np.add(apart, difference, out=apart, where=known)
-        common += known
+        np.fmax(difference, nothing, out=difference)  # NaN is 0: to add only where it is none takes ten times as long
+        apart += difference
     with np.errstate(divide="ignore", invalid="ignore"):
         shown = np.where(common > 0, least, np.float32(np.nan))
         ranked = np.sqrt(apart / common * shown)
