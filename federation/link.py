@@ -13,6 +13,7 @@ from aiohttp import WSMsgType, web
 
 from federation.handshake import Peer, Refused
 from federation.messages import Message
+from federation.tls import abort, unsent_bytes
 from federation.wire import decode
 
 _FRAME_OVERHEAD = 64  # what an entry of the queue costs beside its bytes
@@ -114,7 +115,7 @@ class Socket:
                 async with asyncio.timeout(within_s):
                     await self.ws.close(code=CLOSE_CODES.get(code, aiohttp.WSCloseCode.OK), message=code.encode())
         finally:
-            self.transport.abort()  # close() would wait for a peer to read that never does
+            abort(self.transport)  # close() would wait for a peer to read that never does
 
 
 class Link:
@@ -142,7 +143,7 @@ class Link:
     @property
     def queued_bytes(self) -> int:
         """What is to be sent and was not given to the kernel yet."""
-        return self._queued_bytes + self.socket.transport.get_write_buffer_size()
+        return self._queued_bytes + unsent_bytes(self.socket.transport)
 
     @property
     def rtt_ms(self) -> float | None:
@@ -201,7 +202,7 @@ class Link:
 
     def tick(self, now_s: float) -> str | None:
         """Ping, and see whether the link should end; why."""
-        mark = (self.frames_out, self.socket.transport.get_write_buffer_size())
+        mark = (self.frames_out, unsent_bytes(self.socket.transport))
         if mark != self._progress or not self.queued_bytes:
             self._progress, self.progress_s = mark, now_s
         if now_s - self.progress_s >= self._limits.stuck_s:

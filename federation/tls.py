@@ -3,6 +3,7 @@
 For all that listens or dials with a certificate: registries, their links, and agents. TLS 1.3 only.
 """
 
+import contextlib
 import ssl
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -268,3 +269,17 @@ def _first_expiry_s(path: Path) -> float:
         return min(each.not_valid_after_utc.timestamp() for each in found)
     except Exception:  # of many kinds: somebody else made the file
         raise UnusableError(f"{path}: holds no certificate in PEM form, or not all of it") from None
+
+
+def unsent_bytes(transport: Any) -> int:
+    """What a transport holds that was not sent; 0 for one over TLS that is lost, which raises when asked."""
+    try:
+        return int(transport.get_write_buffer_size())
+    except AttributeError:
+        return 0
+
+
+def abort(transport: Any) -> None:
+    """End a connection at once, also where nothing is left of it."""
+    with contextlib.suppress(AttributeError):
+        transport.abort()

@@ -432,7 +432,7 @@ class AuditQuery(BaseModel):
 
     after: Whole = Field(0, ge=0, le=2**53)
     limit: Whole = Field(100, ge=1, le=MAX_LIMIT)
-    since: Annotated[str, AfterValidator(_moment)] | None = None
+    since: Annotated[str, Field(min_length=1), AfterValidator(_moment)] | None = None
     action: Annotated[str, Field(min_length=1, max_length=100)] | None = None
     actor: Annotated[str, Field(min_length=1, max_length=255)] | None = None
 

@@ -16,6 +16,7 @@ from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
 from aiohttp.streams import EMPTY_PAYLOAD
 from aiohttp.web_protocol import RequestHandler, _ErrInfo
 
+from federation.tls import abort
 from registry.audit import caller_address
 from registry.errors import ApiError
 from registry.http.caller import Callers
@@ -275,7 +276,7 @@ class Connection(RequestHandler):
     def cut(self) -> None:
         """End it now, whatever is left to be written."""
         if self.transport is not None:
-            self.transport.abort()
+            abort(self.transport)
 
     def handle_error(
         self,

@@ -14,6 +14,7 @@ from typing import NoReturn
 import orjson
 from aiohttp import HttpVersion11, web
 
+from federation.tls import abort, unsent_bytes
 from registry.changes import Audience, Batch, Changes, resync, snapshots
 from registry.directory import Directory, Entry
 from registry.discovery import filters_of
@@ -64,7 +65,7 @@ class _Watcher:
 
     def put(self, events: _Events) -> None:
         """Send it, or keep it for as long as the snapshot is under way."""
-        left = self._waiting_size if self._waiting is not None else self._transport.get_write_buffer_size()
+        left = self._waiting_size if self._waiting is not None else unsent_bytes(self._transport)
         if self.is_gone():
             self.over.set()
         elif left > MOST_WAITING:  # of its snapshot as much may be left as there is: who takes it takes it
@@ -91,14 +92,14 @@ class _Watcher:
 
     def is_stuck(self) -> bool:
         """Whether it has taken nothing since this was asked the last time, although there was something."""
-        left, before = self._transport.get_write_buffer_size(), self._left_before
+        left, before = unsent_bytes(self._transport), self._left_before
         self._left_before = left
         return 0 < before <= left
 
     def cut(self) -> None:
         """It does not read: end the connection, whatever waits in it."""
         self.slow = True
-        self._transport.abort()
+        abort(self._transport)
         self.over.set()
 
 

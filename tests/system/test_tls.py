@@ -23,7 +23,7 @@ from agent.discovery import AsyncNodeDiscovery
 from federation.handshake import Dialler, Identity
 from federation.link import DialledSocket
 from federation.links import LINK_PATH
-from federation.tls import Files
+from federation.tls import Files, abort
 from registry.certificates import Certificate
 from registry.certificates import packed as packed_certificate
 from registry.http.presented import HEADER
@@ -188,7 +188,7 @@ async def test_a_peer_is_the_registry_that_its_certificate_names(site: Site, nam
             message = await ws.receive(timeout=5)
             assert isinstance(ws, DialledSocket)
             assert ws.transport is not None
-            ws.transport.abort()  # aiohttp would leave it waiting for the other side's goodbye
+            abort(ws.transport)  # aiohttp would leave it waiting for the other side's goodbye
             return str(message.extra or json.loads(message.data))
 
     answers = [await said() for _ in range(CONNECTIONS)]
