@@ -5,6 +5,7 @@ allowlist; callers that are to be treated alike share one. A route of the app wi
 """
 
 import contextlib
+import gc
 import ssl
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
@@ -34,6 +35,8 @@ from tests.support.live import ADMIN_KEY
 from tests.support.tls import Authority, dialling
 from tests.support.valkey import Valkey, valkey
 
+# aiohttp's client leaves sockets of TLS connections to the garbage collector.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 SECRET = b"s" * 32
 Mode = Literal["key", "open"]
 COLUMNS = ("none", "bad", "own", "other", "read", "scoped", "join", "admin")
@@ -248,6 +251,7 @@ async def house(store_server: Valkey, authority: Authority, request: pytest.Fixt
         }
         yield House(client, certified, headers, region, mode, wide)
     await runner.cleanup()
+    gc.collect()  # here, and not in somebody else's test
     await region.stop()
     await region._follower.stop()
     await store.aclose()
