@@ -17,6 +17,7 @@ from tests.support.valkey import free_port, valkey
 NODES = "/api/v1/nodes"
 STOP_S = 5.0
 FROZEN_STOP_S = 7.0  # what hangs on a store that stands still has limits of its own, and the machine may be loaded
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 OWN_KEY: dict[str, str | None] = {"REGISTRY_ADMIN_KEY": None}
 
 
@@ -27,6 +28,7 @@ def head(body_bytes: int) -> bytes:
         "Content-Type: application/json",
         f"Authorization: Bearer {ADMIN_KEY}",
         f"Content-Length: {body_bytes}",
+        "Expect: 100-continue",  # answered when the request is taken up: how a test knows that it is in flight
     )
     return ("\r\n".join(lines) + "\r\n\r\n").encode()
 
@@ -57,7 +59,8 @@ async def test_what_is_in_flight_is_finished_and_nothing_new_is_taken(tmp_path: 
     body = json.dumps({"node_id": "in-flight"}).encode()
     busy.sendall(head(len(body)) + body[:5])
     halfway.sendall(head(1000) + b'{"node_id":')
-    await asyncio.sleep(0.2)  # they must have reached the handlers; nothing tells when
+    for connection in (busy, halfway):
+        assert await asyncio.to_thread(connection.recv, 4096) == CONTINUE
     stopping = asyncio.create_task(asyncio.to_thread(ends, process))
 
     async def closed() -> bool:
@@ -84,6 +87,7 @@ async def test_a_frozen_store_does_not_hold_the_stop(tmp_path: Path, workers: st
     waiting = connected(process)
     body = json.dumps({"node_id": "n"}).encode()
     waiting.sendall(head(len(body)) + body)
+    assert await asyncio.to_thread(waiting.recv, 4096) == CONTINUE
     assert await asyncio.to_thread(ends, process) < FROZEN_STOP_S
     assert waiting.recv(4096).startswith(b"HTTP/1.1 503")
     waiting.close()
