@@ -23,7 +23,7 @@ from registry import logs
 from registry.settings import ConfigurationError
 
 START_S = 60.0  # replaying a large append-only file takes its time
-STOP_S = 1.2  # what it has acknowledged is in the file by then: killing it loses nothing
+STOP_S = 0.8  # what it has acknowledged is in the file by then: killing it loses nothing
 REVIVE_S = 1.0  # between two attempts
 
 

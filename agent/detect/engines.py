@@ -42,7 +42,7 @@ LOOKS: dict[str, Callable[[], Look]] = {
 }  # fmt: skip
 PLACE_LIMIT_S = 2.5  # for all questions to one place: less than the limit of detection as a whole
 FIRST_LIMIT_S = 1.0  # to find out what is there: a program that hangs must not hold up this node's registration
-CONNECT_LIMIT_S = 0.3  # on loopback; a firewall that drops packets would take minutes
+CONNECT_LIMIT_S = 1.0  # a firewall that drops packets would take minutes; less is too little for a machine at work
 REST_S = 30.0  # an engine that still loads its model answers errors; looked at again after twice as long each time
 MOST_REST_S = 600.0  # what is no engine gets odd requests no more often than this
 GONE_S = 300.0  # an engine that restarts to load another model takes minutes
