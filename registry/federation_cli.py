@@ -24,6 +24,7 @@ FEDERATION = "/api/v1/federation"
 
 
 def flag(text: str, *names: str) -> Any:
+    """An option that shows no default: what holds without it stands in its text."""
     return typer.Option(*names, help=text, show_default=False)
 
 
@@ -54,6 +55,7 @@ def status(url: Url = None, env_file: EnvFile = None, tls_ca: TlsCa = None, as_j
 def asking(
     url: str | None, env_file: Path | None, tls_ca: Path | None, command: "Callable[[AdminClient], int]"
 ) -> NoReturn:
+    """Ask a registry, and end with what `command` gives; with 2 where it cannot be asked, and say why."""
     from registry.admin_client import AdminClient, CannotAsk, target
 
     try:

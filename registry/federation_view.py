@@ -5,11 +5,14 @@ from typing import Any
 
 from federation.clock import Chain
 from federation.links import PeerState
+from federation.liveness import OwnerWord
+from federation.roster import Advert
 from registry.clock import Clock
 from registry.directory import Directory
 from registry.node import iso
 from registry.region import Region
 from registry.service import Place
+from registry.writer import Writer
 
 
 def federation_view(region: Region, directory: Directory, place: Place, url: str, clock: Clock) -> dict[str, Any]:
@@ -19,34 +22,15 @@ def federation_view(region: Region, directory: Directory, place: Place, url: str
     assert writer is not None, "asked of the writer only"
     now, engine = writer.now, writer.engine
     roster = writer.roster()
-    states = {state.registry_id: state for state in region.links.peers()} if region.links is not None else {}
+    links = region.links.peers() if region.links is not None else []
+    states = {state.registry_id: state for state in links}
     words = {word.owner: word for word in engine.words(now)}
     homes: Counter[str] = Counter()
     for (registry_id, _), count in directory.columns.counted("home").items():
         homes[registry_id] += count
-    peers = []
-    for registry_id in sorted({*roster, *(known for known in states if known), *words} - {place.registry_id}):
-        advert, state, word = roster.get(registry_id), states.get(registry_id), words.get(registry_id)
-        peers.append(
-            {
-                "registry_id": registry_id,
-                "region": advert.region if advert is not None else state.region if state is not None else None,
-                "url": advert.url if advert is not None else state.url if state is not None else None,
-                "identity": advert.identity.hex() if advert is not None else None,
-                **_link(state, clock),
-                "reachable": word is not None and word.reachable,
-                "lag_s": round(word.age_s, 3) if word is not None else None,
-                "nodes": homes[registry_id],
-            }
-        )
-    peers += [
-        {
-            "registry_id": None, "region": None, "url": state.url, "identity": None, **_link(state, clock),
-            "reachable": False, "lag_s": None, "nodes": 0,
-        }
-        for state in (region.links.peers() if region.links is not None else [])
-        if state.registry_id is None
-    ]  # fmt: skip
+    known = sorted({*roster, *(known for known in states if known), *words} - {place.registry_id})
+    peers = [_peer(each, roster.get(each), states.get(each), words.get(each), homes[each], clock) for each in known]
+    peers += [_peer(None, None, state, None, 0, clock) for state in links if state.registry_id is None]
     own = roster.get(place.registry_id)
     hold_s = directory.hold_left_s(now.mono_s)
     return {
@@ -67,15 +51,42 @@ def federation_view(region: Region, directory: Directory, place: Place, url: str
         "vector": _vector(engine.replica.vector),
         "conflicts": engine.conflicts,
         "expiry_hold_s": round(hold_s, 1) if hold_s is not None else None,
-        "alerts": {
-            code: {
-                "count": writer.alerts[code], "last_at": iso(last["at_ms"]), "detail": last["detail"],
-                "peer": last["peer"],
-            }
-            for code, last in sorted(writer.last_alerts.items())
-        },
+        "alerts": _alerts(writer),
         "as_of": iso(now.wall_ms),
-    }  # fmt: skip
+    }
+
+
+def _peer(
+    registry_id: str | None,
+    advert: Advert | None,
+    state: PeerState | None,
+    word: OwnerWord | None,
+    nodes: int,
+    clock: Clock,
+) -> dict[str, Any]:
+    told = advert or state
+    return {
+        "registry_id": registry_id,
+        "region": told.region if told is not None else None,
+        "url": told.url if told is not None else None,
+        "identity": advert.identity.hex() if advert is not None else None,
+        **_link(state, clock),
+        "reachable": word is not None and word.reachable,
+        "lag_s": round(word.age_s, 3) if word is not None else None,
+        "nodes": nodes,
+    }
+
+
+def _alerts(writer: Writer) -> dict[str, Any]:
+    return {
+        code: {
+            "count": writer.alerts[code],
+            "last_at": iso(last["at_ms"]),
+            "detail": last["detail"],
+            "peer": last["peer"],
+        }
+        for code, last in sorted(writer.last_alerts.items())
+    }
 
 
 def _link(state: PeerState | None, clock: Clock) -> dict[str, Any]:

@@ -20,7 +20,7 @@ class Top:
 
 
 def dialling(*seeds: str, me: str = "me", rng: object = None) -> Dialling:
-    return Dialling(me, seeds, rng or Random(1))  # type: ignore[arg-type]
+    return Dialling(me, seeds, rng or Random(1))  # type: ignore[arg-type]  # or one that never chooses
 
 
 def url(name: str) -> str:

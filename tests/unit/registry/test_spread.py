@@ -1,8 +1,11 @@
 """Verdicts on classes, spread over rows and kept: they are what a gather of now would give."""
 
+from functools import partial
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from registry import spread
 from registry.spread import MOST_BYTES_A_ROW, Spread
@@ -40,11 +43,16 @@ def test_rows_that_there_was_no_room_for_are_in_it() -> None:
     assert kept.of("q", lambda: VERDICTS[0], np.zeros(20, np.intp)).tolist() == [True] * 20
 
 
+def _noted(made: list[object], each: object) -> NDArray[np.bool_]:
+    made.append(each)
+    return VERDICTS[0]
+
+
 def test_memory_is_bounded_and_what_is_asked_for_stays() -> None:
     kept, class_of = Spread(), np.zeros(100, np.intp)
     made: list[object] = []
     for key in range(10 * MOST_BYTES_A_ROW):
         for each in ("often", key):
-            kept.of(each, lambda each=each: made.append(each) or VERDICTS[0], class_of)  # type: ignore[func-returns-value, misc]
+            kept.of(each, partial(_noted, made, each), class_of)
     assert made.count("often") == 1
     assert sum(values.nbytes for values, _ in kept._kept.values()) <= MOST_BYTES_A_ROW * 100
