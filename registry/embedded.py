@@ -24,6 +24,7 @@ from registry.settings import ConfigurationError
 
 START_S = 60.0  # replaying a large append-only file takes its time
 STOP_S = 0.8  # what it has acknowledged is in the file by then: killing it loses nothing
+KILLED_S = 10.0  # a machine that is short of everything may take so long to end what was killed
 REVIVE_S = 1.0  # between two attempts
 
 
@@ -73,7 +74,8 @@ class EmbeddedValkey:
     def stop(self) -> None:
         """Stop the server after it has written everything, and unlock the folder."""
         if self._process is not None:
-            _end(psutil.Process(self._process.pid) if self._process.poll() is None else None)
+            if self._process.poll() is None:
+                _end(psutil.Process(self._process.pid))
             self._process.wait()
             self._process = None
         if self._run_dir is not None:
@@ -110,8 +112,11 @@ class EmbeddedValkey:
             ours = f"{process.create_time():.2f}" == started and Path(process.cwd()).resolve() == self._dir.resolve()
         except (OSError, ValueError, psutil.Error):
             return
-        if ours:
-            _end(process)
+        if ours and not _end(process):
+            raise ConfigurationError(
+                f"process {pid}, the store that a killed registry left in {self._dir}, does not end: "
+                "is the disk stuck? Start again when it is gone"
+            )
         if Path(run_dir).name.startswith("dagi-"):
             shutil.rmtree(run_dir, ignore_errors=True)
 
@@ -162,17 +167,25 @@ def _answers(path: Path) -> bool:
     return False
 
 
-def _end(process: psutil.Process | None) -> None:
-    """SIGTERM lets it write what it holds; SIGKILL follows when it does not end."""
-    if process is None:
-        return
+def _end(process: psutil.Process) -> bool:
+    """SIGTERM lets it write what it holds; SIGKILL follows when it does not end. Whether it ended."""
     with contextlib.suppress(psutil.NoSuchProcess):
         process.terminate()
-        try:
-            process.wait(STOP_S)
-        except psutil.TimeoutExpired:
-            process.kill()
-            process.wait(STOP_S)
+        if _ended(process, STOP_S):
+            return True
+        process.kill()
+        return _ended(process, KILLED_S)
+    return True
+
+
+def _ended(process: psutil.Process, within_s: float) -> bool:
+    """Whether it ends in time. A zombie has: whoever is to reap it may be slow or, as some PID 1s, not do it."""
+    deadline = time.monotonic() + within_s
+    while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(0.01)
+    return True
 
 
 def _short_tmp() -> str | None:

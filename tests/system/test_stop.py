@@ -4,13 +4,17 @@ import asyncio
 import json
 import signal
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from subprocess import PIPE
 
 import psutil
 import pytest
 
+from registry.embedded import EmbeddedValkey
 from tests.support.live import ADMIN_KEY, Process, running, session, until
 from tests.support.valkey import free_port, valkey
 
@@ -131,6 +135,20 @@ async def test_kill_nine_leaves_a_store_that_the_next_start_ends(tmp_path: Path)
     with running(tmp_path / "data"):
         assert not orphan.is_running() or orphan.status() == psutil.STATUS_ZOMBIE
         assert embedded(tmp_path / "data").pid != orphan.pid
+
+
+def test_a_left_store_that_nobody_reaps_does_not_keep_the_next_from_starting(tmp_path: Path) -> None:
+    """Its parent, as PID 1 of some containers, leaves it a zombie."""
+    code = "import subprocess, sys; print(subprocess.Popen(['sleep', '60'], cwd=sys.argv[1]).pid, flush=True); input()"
+    with subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdin=PIPE, stdout=PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        orphan = psutil.Process(int(parent.stdout.readline()))
+        (tmp_path / "valkey.pid").write_text(f"{orphan.pid}\n{orphan.create_time():.2f}\n/nowhere\n")
+        store = EmbeddedValkey(tmp_path)
+        store.start()
+        assert orphan.status() == psutil.STATUS_ZOMBIE
+        assert embedded(tmp_path).pid != orphan.pid
+        store.stop()
 
 
 def embedded(folder: Path) -> psutil.Process:
