@@ -10,6 +10,8 @@ FUZZ_SECONDS ?= 60
 CHAOS_SEED ?=
 CHAOS_REGISTRIES ?= 3
 export DEMO_SECONDS
+# Three at a time, a file each: most of them wait for processes. Those that take longest come first: see tests/conftest.py.
+PYTEST := $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 .PHONY: install compiled demo test laws check lint bench convergence simulate simulate-scale chaos fuzz clean
 
@@ -25,9 +27,9 @@ compiled: $(READY)
 demo: compiled
 	@exec $(BIN)/python scripts/demo.py
 
-# Two at a time, a file each: most of them wait for processes. What takes minutes by itself is left to `check`.
+# What takes long by itself is left to `check`.
 test: compiled
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
+	$(PYTEST) -m "not slow"
 
 # Every law of the federation's core on 5,000 examples: minutes, where `test` takes seconds.
 laws: $(READY)
@@ -40,7 +42,7 @@ lint: $(READY)
 	$(BIN)/lint-imports
 
 check: lint compiled
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(PYTEST)
 
 bench: compiled
 	$(BIN)/python -m benchmarks.heartbeat

@@ -342,7 +342,7 @@ class Region:
             elif self._follower.store_fault is None and writer.available:
                 # Not later: heartbeats after it may be failing, and no probe has told us yet.
                 await self._judge(writer, min(now, self._follower.heard_until_s))
-            expected = self._clock.monotonic() + self._sweep_every_s
+            expected = now + self._sweep_every_s  # from before the judging: a stall may fall into it
             await asyncio.sleep(self._sweep_every_s)
 
     async def _judge(self, writer: Writer, now: float) -> None:

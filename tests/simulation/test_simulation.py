@@ -1,4 +1,4 @@
-"""200 seeds, and the proofs that a seed is all there is to a run and that the checks can fail."""
+"""100 seeds, and the proofs that a seed is all there is to a run and that the checks can fail."""
 
 import multiprocessing
 import os
@@ -9,7 +9,7 @@ import pytest
 
 from tests.simulation.world import run
 
-SEEDS, SOME = 200, 50
+SEEDS, SOME = 100, 50
 
 
 @pytest.mark.parametrize("seeds", [range(SOME), pytest.param(range(SOME, SEEDS), marks=pytest.mark.slow)], ids=str)

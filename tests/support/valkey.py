@@ -1,6 +1,7 @@
 """A real Valkey of a test's own, to freeze, kill, fill and demote."""
 
 import contextlib
+import random
 import shutil
 import signal
 import socket
@@ -113,8 +114,10 @@ def valkey(folder: Path, *flags: str, **options: Any) -> Iterator[Valkey]:
 
 
 def free_port() -> int:
-    """A loopback port that nobody has at the moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A loopback port that nobody has, of those that a system gives nobody by itself: it is still free when it is
+    bound later."""
+    while True:
+        port = random.randrange(20_000, 32_000)
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
+            return port

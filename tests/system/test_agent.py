@@ -229,7 +229,10 @@ async def test_models_of_ollama_are_found_and_one_pulled_later_too(registry: Pro
                 found = await ask(registry.url, f"/api/v1/nodes/discover?model={model}")
                 return [each["node_id"] for each in found["nodes"]]
 
-            assert await holders("qwen3:8b") == [node.node_id]
+            async def offered() -> bool:  # its answers may have been too slow for the registration
+                return await holders("qwen3:8b") == [node.node_id]
+
+            await until(offered)
             assert await holders("nomic-embed-text") == [node.node_id]
             assert await holders("big:480b-cloud") == []
             found = await shown(registry.url, node)

@@ -23,17 +23,20 @@ def agent_of(registry: Process, vllm: Engine, folder: Path) -> contextlib.Abstra
     return agent(folder / "node", "-m", "agent", "bootstrap", "--registry-url", registry.url, env=env)
 
 
+def running_there(node: dict[str, Any]) -> int | None:
+    """How many requests vLLM runs there, once that is known."""
+    engines = node["metrics"].get("engines", {})
+    return engines["vllm"]["requests_running"] if "vllm" in node["metrics"].get("services", ()) else None
+
+
 async def test_what_vllm_serves_is_found_also_while_it_is_silent_and_what_it_serves_afterwards(tmp_path: Path) -> None:
     with running(tmp_path / "data", *FAST) as registry:
         async with engine(answers("vllm")) as vllm, agent_of(registry, vllm, tmp_path) as node:
             await node.says("registered as")
-            (found,) = await holders(registry.url, "Qwen/Qwen2.5-7B-Instruct")
-            assert found["node_id"] == node.node_id
 
             async def measured() -> bool:
-                (shown,) = await holders(registry.url, "Qwen/Qwen2.5-7B-Instruct")
-                metrics = shown["metrics"]
-                return "vllm" in metrics.get("services", ()) and metrics["engines"]["vllm"]["requests_running"] == 3
+                found = await holders(registry.url, "Qwen/Qwen2.5-7B-Instruct")
+                return [each["node_id"] for each in found] == [node.node_id] and running_there(found[0]) == 3
 
             await until(measured)
             vllm.answers = {}

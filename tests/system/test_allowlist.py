@@ -18,7 +18,7 @@ from tests.support.live import ADMIN_KEY, Process, clean_environment, running, s
 
 SECRET = {"REGISTRY_FEDERATION_SECRET": "f" * 40}
 QUICK = ("--heartbeat-interval-s", "0.5", "--degraded-after-s", "60", "--offline-after-s", "120")
-BOUND_S = 5.0  # a change is everywhere within two; the rest is a busy machine's
+BOUND_S = 10.0  # a change is everywhere within two; the rest is a busy machine's
 ALLOWLIST, NODES = "/api/v1/allowlist", "/api/v1/nodes"
 Json = dict[str, Any]
 
@@ -126,8 +126,8 @@ async def test_a_live_node_that_is_taken_off_is_refused_everywhere_and_comes_bac
     for region in regions:
         await becomes(lambda region=region: region.offers("live"), False)
         await until(lambda region=region: shows(region, "live", "offline", "not on the allowlist"), BOUND_S)
+    await becomes(lambda: eu.beats("live", node["api_key"], 8), [(403, "not_allowlisted")] * 8)  # either worker
     assert time.monotonic() - began_s < BOUND_S
-    assert await eu.beats("live", node["api_key"], 8) == [(403, "not_allowlisted")] * 8
     assert await us.beats("live", node["api_key"]) == [(403, "not_allowlisted")]
     assert (await eu.node("live"))["home_registry"] == "eu"  # a refused heartbeat moves nothing
     for path in (NODES, f"{NODES}/discover", "/api/v1/federation"):  # nor does it learn where the others are

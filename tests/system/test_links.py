@@ -136,7 +136,7 @@ class Site:
     async def close(self) -> None:
         started = time.monotonic()
         await self.links.stop()
-        assert time.monotonic() - started < 1.2
+        assert time.monotonic() - started < DEADLINE_S / 2, "nobody's silence holds it"
         await self.runner.cleanup()
 
 
@@ -199,7 +199,7 @@ async def build() -> AsyncIterator[Build]:
     yield make
     for site in sites:
         await site.close()
-    await until(lambda: asyncio.all_tasks() <= before | {asyncio.current_task()}, 2)
+    await until(lambda: asyncio.all_tasks() <= before | {asyncio.current_task()})
     for site in sites:
         assert site.links.peers() == [] or all(state.state == "down" for state in site.links.peers())
         ups = [peer for event, peer in site.member.events if event == "connected"]
@@ -226,12 +226,12 @@ async def proved(ws: aiohttp.ClientWebSocketResponse, identity: Identity) -> lis
     dialler = Dialler(identity, os.urandom(32), lambda registry_id: None)
     said = [dialler.first()]
     await ws.send_str(said[0])
-    said.append(await ws.receive_str(timeout=2))
+    said.append(await ws.receive_str(timeout=DEADLINE_S))
     proof = dialler.receive(said[-1])
     assert proof is not None
     said.append(proof)
     await ws.send_str(proof)
-    said.append(await ws.receive_str(timeout=2))
+    said.append(await ws.receive_str(timeout=DEADLINE_S))
     dialler.receive(said[-1])
     return said
 
@@ -323,7 +323,7 @@ async def test_two_registries_replicate_a_record(build: Build) -> None:
     await until(lambda: any(link.greeted for link in other.engine.links.values()))
     _, effects = one.engine.register("n:a", b"payload", one.now(), incarnation=1, judgement=b"online")
     one.perform(effects)
-    record = await until(lambda: other.engine.replica.get("n:a"), 2)
+    record = await until(lambda: other.engine.replica.get("n:a"))
     assert record.spec.payload == b"payload"
     assert not one.alerts + other.alerts
 
@@ -549,7 +549,7 @@ async def test_after_our_own_standstill_nobody_is_blamed(build: Build, client: a
 
 async def test_a_process_that_was_stopped_comes_back(build: Build) -> None:
     """SIGSTOP: its peer lets it go; afterwards it sees that, and links again."""
-    eu = await build("eu", limits=Limits(tick_s=0.02, suspect_s=0.3, silent_s=0.6, ping_s=0.1))
+    eu = await build("eu", limits=Limits(tick_s=0.02, suspect_s=0.7, silent_s=1.5, ping_s=0.1))
     process = started(eu.url)
     try:
         await until(lambda: eu.is_up("us"))
@@ -783,7 +783,7 @@ async def test_a_recorded_handshake(build: Build, client: aiohttp.ClientSession)
     await until(lambda: len(eu.member.events) == 2)
     async with opened(client, eu) as ws:
         await ws.send_str(said[0])
-        await ws.receive_str(timeout=2)
+        await ws.receive_str(timeout=DEADLINE_S)
         await ws.send_str(said[2])
         assert await closing_reason(ws) == "wrong_secret"
     assert len(eu.member.events) == 2
@@ -801,7 +801,7 @@ async def test_own_words_sent_back(build: Build, client: aiohttp.ClientSession) 
         await until(lambda: eu.links.counts["malformed"])
         async with opened(client, eu) as ws:
             await ws.send_str(Dialler(identity_of("us", secret=b"x"), b"n" * 32, lambda _: None).first())
-            answer = json.loads(await ws.receive_str(timeout=2))
+            answer = json.loads(await ws.receive_str(timeout=DEADLINE_S))
             await ws.send_str(json.dumps(answer["proof"]))
             assert await closing_reason(ws) == "wrong_secret"
         await eu.links.stop()
@@ -868,12 +868,10 @@ async def test_a_thousand_half_open_connections_hinder_nobody(build: Build) -> N
                 await asyncio.sleep(0)
         await until(lambda: eu.links.counts["busy"] > 900)
         assert eu.links._half_open.total() <= 16
-        started = time.monotonic()
         ap = await build("ap", eu.url)
-        await until(lambda: ap.is_up("eu") and eu.is_up("ap"), 3)
+        await until(lambda: ap.is_up("eu") and eu.is_up("ap"))
         us.links.send("eu", Ack(1))
-        await until(lambda: eu.member.messages, 1)
-        assert time.monotonic() - started < 4
+        await until(lambda: eu.member.messages)
     finally:
         for one in crowd:
             one.close()
@@ -931,34 +929,27 @@ async def test_a_text_that_is_no_ping(build: Build, client: aiohttp.ClientSessio
 async def test_pings_are_answered_and_stray_pongs_passed_over(build: Build, client: aiohttp.ClientSession) -> None:
     eu = await build("eu")
     async with linked(client, eu) as ws:
-        assert await ws.receive_str(timeout=2) == "ping 1"
+        assert await ws.receive_str(timeout=DEADLINE_S) == "ping 1"
         await ws.send_str("pong 77")
         await ws.send_str("ping 5")
-        assert await ws.receive_str(timeout=2) == "pong 5"
+        assert await ws.receive_str(timeout=DEADLINE_S) == "pong 5"
         assert eu.state("evil").rtt_ms is None
         await ws.send_str("pong 1")
         await until(lambda: eu.state("evil").rtt_ms is not None)
 
 
 async def test_who_broke_the_protocol_may_not_come_back_at_once(build: Build, client: aiohttp.ClientSession) -> None:
-    eu = await build("eu", limits=Limits(tick_s=0.02, shunned_s=0.2))
+    clock = [100.0]
+    eu = await build("eu", monotonic=lambda: clock[0], limits=Limits(tick_s=60, shunned_s=5))
     async with linked(client, eu) as ws:
         await ws.send_bytes(b"\0\0\0")
         assert await closing_reason(ws) == "bad_frame"
     async with opened(client, eu) as ws:
         with pytest.raises(aiohttp.WSMessageTypeError, match="4415"):
             await proved(ws, identity_of("evil"))
-
-    async def back() -> bool:
-        async with opened(client, eu) as ws:
-            with contextlib.suppress(aiohttp.WSMessageTypeError):
-                await proved(ws, identity_of("evil"))
-                return True
-        return False
-
-    deadline = time.monotonic() + 5
-    while not await back():
-        assert time.monotonic() < deadline
+    clock[0] += 5.1
+    async with linked(client, eu):
+        assert eu.member.events[-1] == ("connected", "evil")
 
 
 async def test_a_peer_that_never_reads_blocks_nobody(build: Build, client: aiohttp.ClientSession) -> None:
@@ -984,10 +975,10 @@ async def test_a_peer_that_never_reads_blocks_nobody(build: Build, client: aioht
             assert sent * frame_size < 64 * 2**20
             await asyncio.sleep(0)
         assert sent * frame_size > 16 * 2**20
-        await until(lambda: ("disconnected", "evil") in eu.member.events, 2)
-        await until(lambda: us.member.messages[-1:] == [("eu", Ack(sent))], 2)
+        await until(lambda: ("disconnected", "evil") in eu.member.events)
+        await until(lambda: us.member.messages[-1:] == [("eu", Ack(sent))])
         assert [message for _, message in us.member.messages] == [Ack(number + 1) for number in range(sent)]
-        await until(lambda: len(eu.links._tasks) == 1, 2)
+        await until(lambda: len(eu.links._tasks) == 1)
         assert transport.get_write_buffer_size() == 0, "its socket is gone, with what was meant for it"
         assert eu.member.codes() == ["slow"]
 

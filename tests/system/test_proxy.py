@@ -97,9 +97,10 @@ async def test_a_delay_is_of_each_direction_and_takes_no_bandwidth(echo):
     data = b"x" * 4_000_000
     async with echo.line() as (reader, writer):
         echo.there.delay_s = 0.1
-        assert 0.1 <= await _round_trip_s(reader, writer) < 0.2
+        # The quickest of some, as a busy machine delays what it likes.
+        assert 0.1 <= min([await _round_trip_s(reader, writer) for _ in range(5)]) < 0.2
         echo.back.delay_s = 0.1
-        assert 0.2 <= await _round_trip_s(reader, writer, data) < 1.0  # piece by piece it would be 6 s and more
+        assert 0.2 <= await _round_trip_s(reader, writer, data) < 4.0  # piece by piece it would be 6 s and more
 
 
 async def test_jitter_and_loss_keep_the_order(echo):
@@ -127,7 +128,7 @@ async def test_a_connection_that_lost_something_stays_dead_and_others_do_not(ech
     async with echo.line() as (reader, writer):
         echo.there.lose()
         writer.write(b"lost")
-        await asyncio.sleep(0.05)
+        await until(lambda: asyncio.sleep(0, any(pipe.dead for pipe in echo.there._pipes)))
         echo.there.mend()
         writer.write(b"more")
         with pytest.raises(TimeoutError):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.live import Process, running, session, until
+from tests.support.live import START_S, Process, running, session, until
 
 REPORT = {
     "hostname": "gpu-box",
@@ -125,7 +125,7 @@ async def test_kill_nine_loses_nothing_that_was_acknowledged(tmp_path: Path) -> 
 
 
 async def test_silence_leads_to_degraded_then_offline_and_a_heartbeat_back(tmp_path: Path) -> None:
-    flags = ("--heartbeat-interval-s", "0.1", "--degraded-after-s", "0.4", "--offline-after-s", "1")
+    flags = ("--heartbeat-interval-s", "0.1", "--degraded-after-s", "0.5", "--offline-after-s", "3")
     with running(tmp_path / "data", *flags) as process:
         async with session(process.url) as admin:
             async with admin.post("/api/v1/nodes/register", json={"node_id": "quiet"}) as answer:
@@ -148,7 +148,7 @@ async def _equals(call: Callable[[], Awaitable[str]], wanted: str) -> bool:
 def test_a_second_registry_on_the_same_folder_is_refused(registry: Process, tmp_path: Path) -> None:
     folder = Path(registry.popen.args[registry.popen.args.index("--data-dir") + 1])
     second = Process(folder)
-    second.popen.wait(20)
+    second.popen.wait(START_S)
     assert second.stop() == 2
     assert "another registry" in second.output()
 

@@ -15,12 +15,11 @@ import psutil
 import pytest
 
 from registry.embedded import EmbeddedValkey
-from tests.support.live import ADMIN_KEY, Process, running, session, until
-from tests.support.valkey import free_port, valkey
+from tests.support.live import ADMIN_KEY, START_S, Process, running, session, until
+from tests.support.valkey import valkey
 
 NODES = "/api/v1/nodes"
-STOP_S = 5.0
-FROZEN_STOP_S = 7.0  # what hangs on a store that stands still has limits of its own, and the machine may be loaded
+STOP_S = 8.0  # five are promised; the rest is room for a loaded machine
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 OWN_KEY: dict[str, str | None] = {"REGISTRY_ADMIN_KEY": None}
 
@@ -48,9 +47,16 @@ def ends(process: Process) -> float:
     started = time.monotonic()
     assert process.stop() == 0, process.output()
     took_s = time.monotonic() - started
-    assert not [child for child in children if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
+    assert not [child for child in children if lives(child)]
     assert "Traceback" not in process.output()
     return took_s
+
+
+def lives(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
@@ -74,7 +80,7 @@ async def test_what_is_in_flight_is_finished_and_nothing_new_is_taken(tmp_path: 
             return True
         return False
 
-    await until(closed, 2)
+    await until(closed)
     busy.sendall(body[5:])
     assert (await asyncio.to_thread(busy.recv, 4096)).startswith(b"HTTP/1.1 200")
     assert await stopping < STOP_S
@@ -92,10 +98,10 @@ async def test_a_frozen_store_does_not_hold_the_stop(tmp_path: Path, workers: st
     body = json.dumps({"node_id": "n"}).encode()
     waiting.sendall(head(len(body)) + body)
     assert await asyncio.to_thread(waiting.recv, 4096) == CONTINUE
-    assert await asyncio.to_thread(ends, process) < FROZEN_STOP_S
+    assert await asyncio.to_thread(ends, process) < STOP_S
     assert waiting.recv(4096).startswith(b"HTTP/1.1 503")
     waiting.close()
-    assert not store.is_running()
+    assert not lives(store)
 
 
 def test_a_stop_while_it_starts_leaves_nothing(tmp_path: Path) -> None:
@@ -133,7 +139,7 @@ async def test_kill_nine_leaves_a_store_that_the_next_start_ends(tmp_path: Path)
     process.kill()
     assert orphan.is_running()
     with running(tmp_path / "data"):
-        assert not orphan.is_running() or orphan.status() == psutil.STATUS_ZOMBIE
+        assert not lives(orphan)
         assert embedded(tmp_path / "data").pid != orphan.pid
 
 
@@ -181,11 +187,11 @@ async def works(url: str, key: str) -> None:
 
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_two_registries_never_share_a_port(tmp_path: Path, workers: str) -> None:
-    port = free_port()
-    with running(tmp_path / "one", "--workers", workers, port=port):
+    with running(tmp_path / "one", "--workers", workers) as one:
+        port = int(one.url.rpartition(":")[2])
         others = [Process(tmp_path / f"other-{count}", "--workers", count, port=port) for count in ("1", "2")]
         for other in others:
-            other.popen.wait(20)
+            other.popen.wait(START_S)
             assert other.stop() == 2
             assert f"--port {port} cannot be used" in other.output()
             assert "Traceback" not in other.output()
@@ -207,7 +213,7 @@ def test_a_data_folder_that_cannot_be_is_refused(tmp_path: Path) -> None:
     names = ("file", "file/below", "x" * 300)
     tried = [Process(tmp_path / f"log-{i}", "--data-dir", str(tmp_path / name)) for i, name in enumerate(names)]
     for process in tried:
-        process.popen.wait(20)
+        process.popen.wait(START_S)
         assert process.stop() == 2
         assert "--data-dir" in process.output()
         assert "Traceback" not in process.output()
@@ -258,5 +264,5 @@ async def traffic(url: str) -> str:
 def _nothing_stays() -> Iterator[None]:
     before = {child.pid for child in psutil.Process().children(recursive=True)}
     yield
-    left = [c for c in psutil.Process().children(recursive=True) if c.pid not in before and c.status() != "zombie"]
+    left = [child for child in psutil.Process().children(recursive=True) if child.pid not in before and lives(child)]
     assert not left

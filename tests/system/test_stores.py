@@ -8,7 +8,7 @@ from urllib.parse import quote
 import aiohttp
 import pytest
 
-from tests.support.live import Process, running, session, until
+from tests.support.live import START_S, Process, running, session, until
 from tests.support.proxy import proxied
 from tests.support.tls import certificate
 from tests.support.valkey import Valkey, free_port, valkey
@@ -98,7 +98,7 @@ def test_a_store_that_cannot_be_used_is_refused_in_one_sentence(tmp_path: Path) 
             for number, reach in enumerate(REFUSALS)
         }  # fmt: skip
         for name, process in processes.items():
-            process.popen.wait(30)
+            process.popen.wait(START_S)
             assert process.stop() == 2, name
             said = process.output().strip().splitlines()
             assert len(said) == 1, said

@@ -28,7 +28,7 @@ from registry.certificates import Certificate
 from registry.certificates import packed as packed_certificate
 from registry.http.presented import HEADER
 from tests.support.agents import agent
-from tests.support.live import ADMIN_KEY, Process, running, until
+from tests.support.live import ADMIN_KEY, START_S, Process, running, until
 from tests.support.tls import NOW, Authority, dialling, flags
 
 SECRET = "s" * 64
@@ -130,10 +130,14 @@ async def test_a_node_needs_no_key_and_acts_for_itself_alone(site: Site) -> None
         ("POST", f"{NODES}/heartbeat", own),
         ("POST", f"{NODES}/box/heartbeat", {}),
         ("PATCH", f"{NODES}/box", {"status": "draining"}),
-        ("GET", f"{NODES}/other", None),
         ("GET", f"{NODES}/discover", None),
     ):
         assert await site.answers(site.box, method, path, json=send) == {(200, None)}, (method, path)
+
+    async def shown() -> bool:  # a worker that does not write hears of it a moment later
+        return await site.answers(site.box, "GET", f"{NODES}/other") == {(200, None)}
+
+    await until(shown)
     for method, path, send in (
         ("POST", f"{NODES}/register", other),
         ("POST", f"{NODES}/register", {"node_id": "new"}),
@@ -182,10 +186,10 @@ async def test_a_peer_is_the_registry_that_its_certificate_names(site: Site, nam
         dialler = Dialler(Identity("us", "us", None, key, SECRET.encode()), ssl.RAND_bytes(32), lambda _: None)
         async with site.caller(files) as client, client.ws_connect(LINK_PATH) as ws:
             await ws.send_str(dialler.first())
-            proof = dialler.receive(await ws.receive_str(timeout=5))
+            proof = dialler.receive(await ws.receive_str(timeout=20))
             assert proof is not None
             await ws.send_str(proof)
-            message = await ws.receive(timeout=5)
+            message = await ws.receive(timeout=20)
             assert isinstance(ws, DialledSocket)
             assert ws.transport is not None
             abort(ws.transport)  # aiohttp would leave it waiting for the other side's goodbye
@@ -223,7 +227,7 @@ async def test_what_expires_soon_is_warned_of_and_harms_nothing(site: Site) -> N
 
 async def test_a_connection_ends_with_its_certificate(site: Site) -> None:
     """Who heartbeats keeps one open for ever; what comes next is a handshake, with the new certificate or none."""
-    short = site.authority.issue("node", "box", made=datetime.now(UTC) + timedelta(seconds=2, days=-1), days=1, to="s")
+    short = site.authority.issue("node", "box", made=datetime.now(UTC) + timedelta(seconds=4, days=-1), days=1, to="s")
     async with site.caller(short) as client:
         async with client.get(f"{NODES}/box") as answer:
             assert answer.status in (200, 404)
@@ -317,7 +321,7 @@ def test_a_file_that_cannot_be_used_is_named_before_anything_is_made(
 ) -> None:
     (tmp_path / "rubbish").write_text("[not a file of ours")
     process = Process(tmp_path / "data", *given, env={"REGISTRY_ADMIN_KEY": None})
-    process.popen.wait(20)
+    process.popen.wait(START_S)
     assert process.stop() == 2
     output = process.output()
     assert output.startswith(f"dagi-registry: {named}"), output
