@@ -17,7 +17,7 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from agent.wire import is_url, secret
+from agent.wire import is_url, kept_urls, secret
 
 DEFAULT_REGISTRY_URL = "http://127.0.0.1:9205"
 DEFAULT_ENV_FILE = Path(".env")
@@ -112,6 +112,14 @@ def load(flags: Mapping[str, Any], env_file: Path | None) -> AgentSettings:
         raise ConfigurationError(_sentence(error)) from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"{env_file or DEFAULT_ENV_FILE} cannot be read as text: {error}") from None
+
+
+def at_home(settings: AgentSettings, kept: object) -> AgentSettings:
+    """Where no setting names a registry, the node's are those that it registered with, as they were kept."""
+    urls = kept_urls(kept)
+    if "node_registry_url" in settings.model_fields_set or not urls:
+        return settings
+    return settings.model_copy(update={"node_registry_url": urls})
 
 
 _FLAGS = {

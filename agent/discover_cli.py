@@ -10,8 +10,9 @@ from typing import Annotated, Any
 import typer
 
 from agent.command_line import flag, or_explain
-from agent.config import AgentSettings, load
+from agent.config import AgentSettings, at_home, load
 from agent.discovery import AsyncNodeDiscovery, RegistryUnreachable, RequestRefused
+from agent.identity import Home
 from agent.nodes import Node, Nodes
 from agent.wire import printable
 
@@ -80,6 +81,7 @@ def nodes(
 
 
 def _show(settings: AgentSettings, ask: Callable[[AsyncNodeDiscovery], Awaitable[Nodes]], as_json: bool) -> None:
+    settings = at_home(settings, Home().registries())
     key = settings.node_api_key
     discovery = or_explain(
         lambda: AsyncNodeDiscovery(

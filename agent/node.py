@@ -16,7 +16,7 @@ from typing import Any
 from pydantic import SecretStr
 
 from agent.client import RegistryClient
-from agent.config import AgentSettings, ConfigurationError
+from agent.config import AgentSettings, ConfigurationError, at_home
 from agent.detect.inventory import LIMIT_S, detect_capabilities, in_thread, measure, models_changed
 from agent.detect.network import local_ip
 from agent.failover import Registry
@@ -57,8 +57,8 @@ class Agent:
     """One node's life with its registries. Every fault is told and survived."""
 
     def __init__(self, settings: AgentSettings, home: Home | None = None, say: Callable[[str], None] = _print) -> None:
-        self.settings = settings
         self.home = home or Home()
+        self.settings = settings = at_home(settings, self.home.registries())
         certified = node_of(settings.node_cert) if settings.node_cert else None
         _check_certified(certified, self.home)
         self.client = RegistryClient(
@@ -129,6 +129,7 @@ class Agent:
             return not_a_registry(self.client.url), None
         self.identity.registered(given)
         self._obey(node.get("config"))
+        self._keep_registries()
         self._say(f"registered as {given.node_id} with {self._registered_with()}")
         return outcome, node
 
@@ -352,10 +353,14 @@ class Agent:
         registries = self.client.registries
         if listed and registries.learn(listed, registries.current):
             self.client.look()
-            try:
-                self.home.keep_registries(to_keep(registries.adverts(), self.settings.node_registry_url))
-            except OSError as error:
-                self._say(f"other registries cannot be kept for the next start: {error.strerror or error}")
+            self._keep_registries()
+
+    def _keep_registries(self) -> None:
+        """For the next start, and for commands that nobody tells which registry to ask."""
+        try:
+            self.home.keep_registries(to_keep(self.client.registries.adverts(), self.settings.node_registry_url))
+        except OSError as error:
+            self._say(f"the registries cannot be kept for the next start: {error.strerror or error}")
 
     def _obey(self, config: Json) -> None:
         self._learn(config)

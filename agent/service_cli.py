@@ -17,7 +17,7 @@ from typing import Annotated, Any
 import typer
 
 from agent.command_line import flag, or_explain
-from agent.config import DEFAULT_ENV_FILE, AgentSettings, ConfigurationError, load, written
+from agent.config import DEFAULT_ENV_FILE, AgentSettings, ConfigurationError, at_home, load, written
 from agent.identity import Home
 from agent.node import Agent
 from agent.service import (
@@ -65,7 +65,8 @@ def install(
     for line in (*_unseen(path), *_unreadable(path, service)):
         typer.echo(f"warning: {line}", err=True)
     _install(manager, service, text)
-    typer.echo(f"It registers with {', '.join(settings.node_registry_url)}, as {path} says.")
+    at = at_home(settings, Home(Path(service.home)).registries())
+    typer.echo(f"It registers with {', '.join(at.node_registry_url)}, as {path} says.")
     typer.echo("How it fares: dagi-agent status" + (_lingering() if manager.own else ""))
 
 

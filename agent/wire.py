@@ -146,6 +146,12 @@ def to_keep(learned: Iterable[Advert], urls: Sequence[str]) -> Json:
     return {"configured": list(urls), "learned": [asdict(advert) for advert in learned]}
 
 
+def kept_urls(kept: Json) -> tuple[str, ...]:
+    """The URLs that `to_keep` was given; none where what is kept is not of it."""
+    listed = kept.get("configured") if isinstance(kept, dict) else None
+    return tuple(url for url in listed if isinstance(url, str) and is_url(url)) if isinstance(listed, list) else ()
+
+
 def name(value: Json) -> str | None:
     """A registry's id or region, or None."""
     return value if isinstance(value, str) and is_node_id(value) else None

@@ -74,9 +74,9 @@ def target(url: str | None, env_file: Path | None, tls_ca: Path | None, environ:
     def path(name: str) -> Path | None:
         return Path(given[name] or "").expanduser() if given.get(name) else None
 
-    chosen = url or given.get("REGISTRY_URL") or DEFAULT_URL
+    chosen = url or given.get("REGISTRY_URL") or _listening(given)
     if not _is_url(chosen):
-        raise CannotAsk(f"--url {chosen!r} is not a URL such as {DEFAULT_URL}")
+        raise CannotAsk(f"--url (REGISTRY_URL) {chosen!r} is not a URL such as {DEFAULT_URL}")
     key_name = next((name for name in KEY_NAMES if given.get(name)), None)
     key = (given[key_name] or "").strip() if key_name else None
     if key is not None and not (key.isascii() and key.isprintable() and " " not in key):
@@ -85,6 +85,14 @@ def target(url: str | None, env_file: Path | None, tls_ca: Path | None, environ:
         chosen.rstrip("/"), key, key_name,
         tls_ca or path("REGISTRY_TLS_CA"), path("REGISTRY_TLS_CERT"), path("REGISTRY_TLS_KEY"),
     )  # fmt: skip
+
+
+def _listening(given: Mapping[str, str | None]) -> str:
+    """Where a registry with these settings listens. TLS is not guessed: its certificate may have another name."""
+    host, port = given.get("REGISTRY_HOST") or "", given.get("REGISTRY_PORT") or "9205"
+    if host in ("", "0.0.0.0", "::", "localhost"):  # noqa: S104 - not bound here
+        host = "127.0.0.1"
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def _is_url(text: str) -> bool:
@@ -197,7 +205,9 @@ def _why(error: Exception, to: Target) -> str:
         case TimeoutError():
             return f"no answer within {TIMEOUT_S:g} s; is it overloaded, or a firewall between?"
         case ConnectionRefusedError():
-            return "connection refused; is it running? `dagi-registry serve` starts it, --url names another"
+            return (
+                "connection refused; is it running? `dagi-registry serve` starts it, --url (REGISTRY_URL) names another"
+            )
         case socket.gaierror():
             return f"the host's name cannot be looked up ({error.strerror}); check --url"
         case ConnectionError() | http.client.HTTPException():

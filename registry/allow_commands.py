@@ -154,7 +154,7 @@ class AllowCommands:
             found = [held for held in found if held.code == parse_code(code)]
         if not found:
             which = f"{node_id[:255]} with that code" if code else node_id[:255]
-            raise ApiError("no_such_request", f"Nobody asks as {which}; GET /api/v1/allowlist/pending shows who does.")
+            raise ApiError("no_such_request", f"Nobody asks as {which}; `dagi-registry allow pending` shows who does.")
         if len(found) > 1:
             codes = ", ".join(f"{held.code} from {held.observed_ip}" for held in found[:5])
             raise ApiError("ambiguous", f"{len(found)} ask as {node_id}; say which by its code: {codes}.")

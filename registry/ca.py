@@ -31,6 +31,10 @@ class CannotIssueError(Exception):
     """Whose fault it is and what to do, in one sentence."""
 
 
+class WrongNameError(CannotIssueError):
+    """What the certificate is to name cannot be named: no file is at fault."""
+
+
 @dataclass(frozen=True, slots=True)
 class Authority:
     """An authority's certificate and key."""
@@ -183,7 +187,7 @@ def _usage(*, signs_certificates: bool) -> x509.KeyUsage:
 def _checked(kind: Kind, name: str) -> str:
     pattern, characters = (NODE_ID_PATTERN, "._:-") if kind == "node" else (REGISTRY_ID_PATTERN, "._-")
     if not re.fullmatch(pattern, name) or (kind == "node" and name in RESERVED_NODE_IDS):
-        raise CannotIssueError(f"{name!r} is no {kind} id: letters, digits and {' '.join(characters)} are what it has")
+        raise WrongNameError(f"{name!r} is no {kind} id: letters, digits and {' '.join(characters)} are what it has")
     return name
 
 
@@ -214,5 +218,5 @@ def _dns_name(text: str) -> str:
     for label in labels:
         fits = 0 < len(label) < 64 and label.isascii() and label.replace("-", "").replace("_", "").isalnum()
         if not fits:
-            raise CannotIssueError(f"{text!r} is neither a host's name (registry.example.org) nor an address")
+            raise WrongNameError(f"{text!r} is neither a host's name (registry.example.org) nor an address")
     return text

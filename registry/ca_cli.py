@@ -149,12 +149,13 @@ def _authority(folder: Path) -> "Authority":
 @contextlib.contextmanager
 def _explained(place: Path) -> Iterator[None]:
     """Say what cannot be done, and end with 2."""
-    from registry.ca import CannotIssueError
+    from registry.ca import CannotIssueError, WrongNameError
 
     try:
         yield
     except CannotIssueError as error:
-        raise _refused(f"{place}: {error}") from None
+        at_fault = "" if isinstance(error, WrongNameError) else f"{place}: "
+        raise _refused(f"{at_fault}{error}") from None
     except OSError as error:
         raise _refused(f"{error.filename or place}: {error.strerror or error}") from None
 

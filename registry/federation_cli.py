@@ -28,7 +28,9 @@ def flag(text: str, *names: str) -> Any:
     return typer.Option(*names, help=text, show_default=False)
 
 
-Url = Annotated[str | None, flag("Registry to ask; also REGISTRY_URL (http://127.0.0.1:9205).")]
+Url = Annotated[
+    str | None, flag("Registry to ask; also REGISTRY_URL (as REGISTRY_HOST and _PORT say: http://127.0.0.1:9205).")
+]
 EnvFile = Annotated[Path | None, flag("File of REGISTRY_... settings, keys among them (.env).")]
 TlsCa = Annotated[Path | None, flag("Authority of the registry's certificate (PEM).")]
 AsJson = Annotated[bool, flag("For programs.", "--json")]

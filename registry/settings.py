@@ -163,9 +163,9 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _consistent(self) -> "Settings":
         if not self.heartbeat_interval_s <= self.degraded_after_s < self.offline_after_s:
-            raise ValueError("heartbeat_interval_s, degraded_after_s and offline_after_s must grow in this order")
+            raise ValueError("--heartbeat-interval-s, --degraded-after-s and --offline-after-s must grow in this order")
         if bool(self.tls_cert) != bool(self.tls_key) or (self.tls_ca and not self.tls_cert):
-            raise ValueError("tls_cert and tls_key belong together, and tls_ca needs both")
+            raise ValueError("--tls-cert and --tls-key belong together, and --tls-ca needs both")
         if self.peer and self.federation_secret is None:
             raise ValueError(
                 "--peer needs REGISTRY_FEDERATION_SECRET, the same 32 characters or more at every registry of the "
@@ -273,7 +273,8 @@ class Settings(BaseSettings):
         try:
             table = tomllib.loads(self.regions_file.read_text(encoding="utf-8")).get("aliases", {})
         except (OSError, ValueError) as error:
-            raise ConfigurationError(f"--regions-file {self.regions_file}: {error}") from None
+            why = getattr(error, "strerror", None) or error
+            raise ConfigurationError(f"--regions-file {self.regions_file}: {why}") from None
         if not all(isinstance(value, str) for value in table.values()):
             raise ConfigurationError(f"--regions-file {self.regions_file}: an alias must name a region")
         return {key.casefold(): value.casefold() for key, value in table.items()}
@@ -301,10 +302,17 @@ _ALIASED = {
 }
 
 
+_PATTERNS = {
+    "region": "has small letters, digits and . _ - alone, and begins with a letter or digit",
+    "registry_id": "has letters, digits and . _ - alone, and begins with a letter or digit",
+}
+
+
 def _sentence(error: ValidationError) -> str:
     first = error.errors(include_url=False, include_input=False)[0]
     where = str(first["loc"][0]) if first["loc"] else ""
-    message = first["msg"].removeprefix("Value error, ")
+    message = _PATTERNS.get(where) if first["type"] == "string_pattern_mismatch" else None
+    message = message or first["msg"].removeprefix("Value error, ")
     name = where if where.isupper() else where.replace("_", "-")
     secret = where in ("admin_key", "federation_secret")
     label = f"REGISTRY_{where.upper()}" if secret else name if name.isupper() else f"--{name}"

@@ -47,7 +47,8 @@ def serve(settings: Settings) -> int:
         except (DataDirLocked, ConfigurationError) as error:
             return _refused(str(error))
         except StoreUnavailable as error:
-            return _refused(f"the store at {redacted(url)} cannot be used: {error}")
+            hint = "; is it running? --redis-url or REGISTRY_REDIS_URL names it" if settings.redis_url else ""
+            return _refused(f"the store at {redacted(url)} cannot be used: {error}{hint}")
         if settings.workers == 1:
             return _guarded(settings, Assignment(_worker_id(0), url, listener, admin_hash, _now_ms()), tend)
         return _many(settings, url, listener, admin_hash, tend, stack)
@@ -75,7 +76,7 @@ def _make_data_dir(settings: Settings) -> None:
         settings.data_path.mkdir(parents=True, exist_ok=True, mode=0o700)
         local_secret(settings.data_path)
     except (OSError, ValueError) as error:
-        why = getattr(error, "strerror", None) or error
+        why = "it is no folder" if isinstance(error, FileExistsError) else getattr(error, "strerror", None) or error
         raise ConfigurationError(f"--data-dir {settings.data_path} cannot be used: {why}") from None
 
 

@@ -176,6 +176,18 @@ def test_what_the_unit_runs_is_the_agent_and_status_tells_how_it_fares(user: Use
     assert _status(user, 3)["service"]["state"] == "failed"
 
 
+def test_after_a_pasted_join_command_the_registry_that_it_named_is_asked(user: User, registry: Process) -> None:
+    user.env_file.unlink()
+    joined = user.runs("bootstrap", "--once", NODE_REGISTRY_URL=registry.url, OLLAMA_BASE_URL=NO_OLLAMA)
+    assert joined.exit_code == 0, joined.output
+    node_id = (user.folder / "home" / ".dagi" / "node_id").read_text().strip()
+    told = json.loads(user.runs("status", "--json").stdout)
+    assert (told["registry"]["url"], told["registry"]["problem"]) == (registry.url, None)
+    assert node_id in user.runs("nodes", "--json").stdout
+    assert user.runs("bootstrap", "--forget").exit_code == 0
+    assert not (user.folder / "home" / ".dagi" / "registries.json").exists()
+
+
 def _status(user: User, expected: int) -> Any:
     done = user.runs("status", "--user", "--json")
     assert done.exit_code == expected, done.stdout + done.stderr

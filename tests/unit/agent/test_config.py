@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from agent.config import AgentSettings, ConfigurationError, load, misspelled, written
+from agent.config import AgentSettings, ConfigurationError, at_home, load, misspelled, written
 
 
 @pytest.fixture(autouse=True)
@@ -82,6 +82,14 @@ def test_lists_are_separated_by_commas(given: Any, wanted: tuple[str, ...]) -> N
 def test_registries_come_by_commas_and_repeated_flags() -> None:
     urls = load({"node_registry_url": ["http://a:1/,https://b", "http://[::1]:2"]}, None).node_registry_url
     assert urls == ("http://a:1", "https://b", "http://[::1]:2")
+
+
+def test_where_none_is_named_the_registries_are_those_that_were_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = {"configured": ["http://eu.example.org:9205"], "learned": []}
+    assert at_home(load({}, None), kept).node_registry_url == ("http://eu.example.org:9205",)
+    assert at_home(load({}, None), None).node_registry_url == ("http://127.0.0.1:9205",)
+    monkeypatch.setenv("NODE_REGISTRY_URL", "http://127.0.0.1:9205")
+    assert at_home(load({}, None), kept).node_registry_url == ("http://127.0.0.1:9205",)
 
 
 def test_a_setting_that_is_empty_is_as_if_not_there(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ from agent.wire import (
     adverts,
     interval_s,
     kept_adverts,
+    kept_urls,
     printable,
     read_answer,
     registration,
@@ -137,6 +138,13 @@ ADVERTS: list[tuple[Any, list[Advert]]] = [
 @pytest.mark.parametrize(("listed", "wanted"), ADVERTS)
 def test_registries_that_a_registry_tells_of(listed: Any, wanted: list[Advert]) -> None:
     assert adverts(listed) == wanted
+
+
+def test_the_urls_that_were_kept() -> None:
+    eu, us = "http://eu.example.org", "http://us.example.org:9205"
+    assert kept_urls(json.loads(json.dumps(to_keep([], [eu, us])))) == (eu, us)
+    for damaged in (None, 7, [], {}, {"configured": 7}, {"configured": [7, "no URL", []]}):
+        assert kept_urls(damaged) == ()
 
 
 def test_what_was_learned_is_kept_for_the_network_that_it_was_learned_in() -> None:

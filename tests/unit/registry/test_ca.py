@@ -234,7 +234,7 @@ def test_what_cannot_be_done_is_said_and_leaves_nothing(tmp_path: Path) -> None:
         ("issue", "--ca", str(tmp_path / "none"), "--node", "x"): "there is no authority here",
         ("issue", "--ca", at): "name one: --node ID or --registry ID",
         ("issue", "--ca", at, "--node", "x", "--registry", "y"): "name one",
-        ("issue", "--ca", at, "--node", "a b"): "is no node id",
+        ("issue", "--ca", at, "--node", "a b"): "dagi-registry: 'a b' is no node id",
         ("issue", "--ca", at, "--node", "x", "--out", str(tmp_path / "none")): "No such file",
         ("renew", "--ca", at, str(tmp_path / "none")): "No such file",
         ("renew", "--ca", at, str(tmp_path / "junk")): "no certificate in PEM form",

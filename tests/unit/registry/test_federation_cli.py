@@ -250,8 +250,24 @@ def test_without_anything_the_usual_registry_is_asked(tmp_path: Path, monkeypatc
 
 
 @pytest.mark.parametrize(
+    ("host", "port", "url"),
+    [
+        ("", "9206", "http://127.0.0.1:9206"),
+        ("0.0.0.0", "9206", "http://127.0.0.1:9206"),
+        ("192.0.2.7", "9206", "http://192.0.2.7:9206"),
+        ("2001:db8::7", "", "http://[2001:db8::7]:9205"),
+    ],
+)
+def test_with_a_registrys_own_settings_that_registry_is_asked(host: str, port: str, url: str, tmp_path: Path) -> None:
+    file = tmp_path / "r.env"
+    file.write_text(f"REGISTRY_HOST={host}\nREGISTRY_PORT={port}\n")
+    assert target(None, file, None, {}).url == url
+
+
+@pytest.mark.parametrize(
     ("environ", "words"),
     [
+        ({"REGISTRY_PORT": "99999"}, "is not a URL"),
         ({"REGISTRY_URL": "registry.example.org"}, "is not a URL such as http://127.0.0.1:9205"),
         ({"REGISTRY_URL": "http://registry.example.org:99999"}, "is not a URL"),
         ({"REGISTRY_ADMIN_KEY": "sk-admin-x\nX-Evil: 1"}, "REGISTRY_ADMIN_KEY holds spaces or characters"),
