@@ -50,7 +50,7 @@ def test_the_registry_does_what_its_document_says(registry: Process, tmp_path: P
             SCHEMATHESIS, "run", f"{registry.url}/openapi.json", "--checks", "all", "--mode", "all",
             "--phases", "coverage,fuzzing,stateful", "--header", f"Authorization: Bearer {ADMIN_KEY}",
             "--exclude-path", "/api/v1/nodes/watch",  # a stream: see test_watch.py
-            "--generation-deterministic", "--max-examples", "3", "--no-shrink", "--no-color",
+            "--generation-deterministic", "--max-examples", "2", "--no-shrink", "--no-color",
         ],
         cwd=tmp_path,
         stdin=subprocess.DEVNULL,
