@@ -160,10 +160,10 @@ async def measured(cluster: Cluster, delay_ms: float, rate_per_s: float, seconds
     seen = Seen(label + (", polled" if poll else ""), delay_ms, rate_per_s, seconds=seconds)
     cluster.delay(delay_ms / 1000)
     probe = Probe(cluster.members, poll=poll)
-    await probe.open()
     lag: Lag | None = None
     try:
         async with _load(cluster, rate_per_s, seconds, seen):
+            await probe.open()  # not before: a registry hangs up on who connects and asks nothing for long
             cpu, began_s = _cpu(cluster), time.monotonic()
             lag = Lag()
             await probe.run(seen, seconds)
