@@ -258,6 +258,7 @@ class Region:
         writer = Writer(engine, self._store, self._directory, self._clock, self._token, version, log)
         try:
             writer.perform(writer.engine.tick(writer.now))
+            await self._lease()  # the first look at everything may have taken longer than it lasts
             await writer.flushed()  # the new generation is kept before anything is written in it
         except StoreUnavailable:
             await writer.stop()  # the next try has a writer of its own

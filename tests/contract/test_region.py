@@ -11,6 +11,9 @@ from typing import Any
 import orjson
 import pytest
 
+from federation.clock import Now
+from federation.effects import Effect
+from federation.engine import Engine
 from registry import region as region_module
 from registry import service as service_module
 from registry.errors import ApiError
@@ -124,6 +127,22 @@ async def test_a_start_after_a_kill_waits_for_the_lease_of_the_one_before(region
         with pytest.raises(StoreUnavailable):
             await first.register("b")
     assert "n:b" not in await kept(first)
+
+
+async def test_a_first_look_at_everything_may_outlast_the_lease(region: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, look, looks = await region.worker(), Engine.tick, []
+
+    def slowly(engine: Engine, now: Now) -> list[Effect]:
+        if not looks:
+            time.sleep(0.3)  # nothing else has its turn meanwhile, as with many records
+        looks.append(now)
+        return look(engine, now)
+
+    monkeypatch.setattr(region_module, "LEASE_S", 0.2)
+    monkeypatch.setattr(Engine, "tick", slowly)
+    async with working(store) as started:
+        await started.register("a")
+        assert await kept(started) == await held(started)
 
 
 async def test_a_start_whose_first_commit_fails_can_be_tried_again(region: Bench) -> None:
