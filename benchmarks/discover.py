@@ -34,6 +34,7 @@ QUESTION = "capability=chat&limit=20"  # half of the fleet has it
 RATIO, DISTINCT_PER_S = 0.6, 1_500.0
 BEATS, WRITES, MOST_COST = 1_000.0, 50.0, 0.2  # a second, beside; and the share of the answers that they may cost
 MEAN_MS, P99_MS, MILLION_P99_MS = 0.35, 2.5, 25.0
+MEMORY_KB = 1.0  # a node in the directory, columns and indexes included, beyond its own JSON
 QUESTIONS, NAIVE_QUESTIONS, ELSEWHERE_QUESTIONS = 3_000, 24, 6
 
 
@@ -120,6 +121,7 @@ def _beside(
 
 def _engine(report: Report, folder: Path, million: bool) -> None:
     asked = engine.questions(QUESTIONS)
+    a_node, its_json = engine.held(100_000)
     directory, facts = engine.filled(100_000)
     timed = [
         engine.ours(directory, asked, "100,000 nodes"),
@@ -130,6 +132,10 @@ def _engine(report: Report, folder: Path, million: bool) -> None:
         Target("engine, 100,000 nodes: mean", timed[0].mean_ms, MEAN_MS, "ms", at_most=True),
         Target("engine, 100,000 nodes: p99", timed[0].p99_ms, P99_MS, "ms", at_most=True),
     ]
+    report.facts["directory"] = {"bytes_a_node": a_node, "json_bytes": its_json}
+    report.targets.append(
+        Target("directory, a node beyond its own JSON", (a_node - its_json) / 1024, MEMORY_KB, "KB", at_most=True)
+    )
     del directory, facts
     if million:
         timed.append(engine.ours(engine.filled(1_000_000)[0], asked[:1_000], "1,000,000 nodes"))

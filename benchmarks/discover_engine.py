@@ -9,10 +9,12 @@ import random
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_context
 from typing import Any
 
-import orjson
+import psutil
 
 from benchmarks import fleet
 from registry.directory import Directory
@@ -168,7 +170,26 @@ def _cost(node: dict[str, Any], query: DiscoverQuery) -> tuple[float, float]:
     return {"load": node["load"], "free_vram": -free}.get(query.sort or "", 0.0), cost
 
 
-def encoded_bytes(directory: Directory, count: int = 1_000) -> float:
-    """The mean length of a node's JSON."""
-    some = [entry for _, entry in zip(range(count), directory.entries(), strict=False)]
-    return statistics.mean(len(orjson.dumps(orjson.loads(entry.fragment() + b"}"))) for entry in some)
+def held(count: int) -> tuple[float, float]:
+    """Resident bytes a node that a directory of so many takes with all that it finds them by, and the mean length
+    of the JSON that a node registered, which is part of that. In a process of its own."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as alone:
+        return alone.submit(_held, count).result()
+
+
+def _held(count: int) -> tuple[float, float]:
+    directory = Directory(Windows(30, 90, 300), 0.0, "eu")
+    resident = psutil.Process().memory_info
+    _put(directory, 0)  # and everything that one node needs
+    before = resident().rss
+    for index in range(1, count):
+        _put(directory, index)
+    a_node = (resident().rss - before) / count
+    some = [entry for _, entry in zip(range(1_000), directory.entries(), strict=False)]
+    return a_node, statistics.mean(len(entry.registration) for entry in some)
+
+
+def _put(directory: Directory, index: int) -> None:
+    request = parse(RegisterRequest, fleet.registration(index))
+    record = registered(None, request.node_id or "", request, Origin("eu", "eu", "127.0.0.1", 1, {}))
+    directory.put(record, index + 1, 0.0)
