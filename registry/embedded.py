@@ -78,10 +78,10 @@ class EmbeddedValkey:
                 _end(psutil.Process(self._process.pid))
             self._process.wait()
             self._process = None
+            (self._dir / "valkey.pid").unlink(missing_ok=True)  # else it tells of one that another left
         if self._run_dir is not None:
             shutil.rmtree(self._run_dir, ignore_errors=True)
             self._run_dir = None
-        (self._dir / "valkey.pid").unlink(missing_ok=True)
         if self._lock is not None:
             self._lock.close()
             self._lock = None
@@ -110,6 +110,11 @@ class EmbeddedValkey:
             pid, started, run_dir = noted.read_text(encoding="utf-8").split("\n")[:3]
             process = psutil.Process(int(pid))
             ours = f"{process.create_time():.2f}" == started and Path(process.cwd()).resolve() == self._dir.resolve()
+        except psutil.AccessDenied:  # two servers on the same files would ruin them
+            raise ConfigurationError(
+                f"process {pid}, it seems the store that a killed registry left in {self._dir}, is another user's: "
+                "start as that user, or end it first"
+            ) from None
         except (OSError, ValueError, psutil.Error):
             return
         if ours and not _end(process):

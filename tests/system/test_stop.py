@@ -16,6 +16,7 @@ import psutil
 import pytest
 
 from registry.embedded import EmbeddedValkey
+from registry.settings import ConfigurationError
 from tests.support.live import ADMIN_KEY, START_S, Process, running, session, until
 from tests.support.valkey import valkey
 
@@ -167,6 +168,20 @@ def test_a_left_store_that_nobody_reaps_does_not_keep_the_next_from_starting(tmp
         assert orphan.status() == psutil.STATUS_ZOMBIE
         assert embedded(tmp_path).pid != orphan.pid
         store.stop()
+
+
+def test_a_left_store_of_another_user_is_not_joined_by_a_second_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def denied(process: psutil.Process) -> str:
+        raise psutil.AccessDenied(process.pid)
+
+    monkeypatch.setattr(psutil.Process, "cwd", denied)
+    myself = psutil.Process()
+    (tmp_path / "valkey.pid").write_text(f"{myself.pid}\n{myself.create_time():.2f}\n/nowhere\n")
+    for _ in range(2):  # nor by the next try
+        with pytest.raises(ConfigurationError, match="is another user's"):
+            EmbeddedValkey(tmp_path).start()
 
 
 def embedded(folder: Path) -> psutil.Process:
