@@ -183,7 +183,7 @@ async def test_one_worker_writes_and_the_others_know_where_it_is(region: Bench) 
         await becomes(lambda: other.statuses() == {"a": "online"})
         beat = await other.beat("a", metrics={"cpu_percent": 3})  # needs no writer
         assert beat["success"]
-        await becomes(lambda: one.directory.get("a").metrics == b'{"cpu_percent":3}')  # type: ignore[union-attr]
+        await becomes(lambda: one.directory.get("a").metrics == b'{"cpu_percent":3}')  # type: ignore[union-attr]  # there is one, or the test fails
         for call in (
             other.beat("a", status="leaving"), other.beat("nobody"), other.patch("a", status="draining"),
             other.delete("a"), other.registry.seen(str(one.writer.position)),
@@ -742,7 +742,7 @@ async def test_silent_nodes_are_judged_and_come_back_with_a_heartbeat(region: Be
         beat = await worker.beat("a", token=answer["token"])
         assert (beat["status"], "version" in beat) == ("online", True)
         assert transitions[2:] == [("offline", "online")]
-        assert orjson.loads(worker.directory.get("a").fragment() + b"}")["status_reason"] is None  # type: ignore[union-attr]
+        assert orjson.loads(worker.directory.get("a").fragment() + b"}")["status_reason"] is None  # type: ignore[union-attr]  # there is one, or the test fails
     finally:
         await worker.stop()
 
