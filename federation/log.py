@@ -8,7 +8,7 @@ position or its replacement; `whole_after` is where that begins.
 
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from federation.clock import Chain
 from federation.record import Record, section_of
@@ -88,7 +88,7 @@ class Log:
             seq: (record, kind) for seq, record, kind in zip(self._seqs, self._records, self._kinds, strict=True)
         }
         entries.update(late)
-        self._fill([(seq, *entries[seq]) for seq in sorted(entries)])
+        self.fill(entries)
 
     def _place(self, seq: int, record: Record, kind: int) -> None:
         at = bisect_left(self._seqs, seq)
@@ -99,19 +99,21 @@ class Log:
         self._records.insert(at, record)
         self._kinds.insert(at, kind)
 
-    def _fill(self, entries: list[tuple[int, Record, int]]) -> None:
-        self._seqs = array("Q", (entry[0] for entry in entries))
-        self._records = [entry[1] for entry in entries]
-        self._kinds = bytearray(entry[2] for entry in entries)
+    def fill(self, entries: Mapping[int, tuple[Record, int]]) -> None:
+        """Have these entries, by position, and no others."""
+        seqs = sorted(entries)
+        self._seqs = array("Q", seqs)
+        self._records = [entries[seq][0] for seq in seqs]
+        self._kinds = bytearray([entries[seq][1] for seq in seqs])
 
     def _compact(self) -> None:
         """Drop what was replaced, but for the newest positions."""
         limit = self._seqs[-1] - KEPT_POSITIONS
-        kept = [
-            (seq, record, kind)
+        kept = {
+            seq: (record, kind)
             for seq, record, kind in self.after(0, self._seqs[-1])
             if seq > limit or self.is_live(seq, record, kind)
-        ]
+        }
         self.whole_after = max(self.whole_after, limit)
-        self.replaced = sum(1 for entry in kept if not self.is_live(*entry))
-        self._fill(kept)
+        self.replaced = sum(1 for seq, entry in kept.items() if not self.is_live(seq, *entry))
+        self.fill(kept)

@@ -5,7 +5,7 @@ unless it was collected (tombstones.py says when).
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from federation.clock import MAX_GENERATION, Chain, Vector, covers, raise_to
 from federation.digest import BUCKETS, DigestTree, bucket_of
@@ -87,23 +87,25 @@ class Replica:
 
     @classmethod
     def restore(
-        cls, registry_id: str, records: Iterable[tuple[Any, ...]], meta: Meta | None, digest_key: bytes = b""
+        cls, registry_id: str, records: Iterable[Record], meta: Meta | None, digest_key: bytes = b""
     ) -> "Replica":
-        """A replica from what a store kept: `Record.state()` tuples and the newest meta."""
+        """A replica of what a store kept: records, which are the replica's from now on, and the newest meta."""
         replica = cls(registry_id, digest_key)
         if meta is not None:
             replica.generation, replica.life_floor = meta.generation, meta.life_floor
             replica.vector, replica.floor = dict(meta.vector), dict(meta.floor)
-        standing: list[tuple[Chain, int, Record, int]] = []
-        for state in records:
-            record = replica._load(state)
+        standing: dict[Chain, dict[int, tuple[Record, int]]] = {}
+        for record in records:
+            replica._insert(record)
+            replica._note_kind(record)
+            replica.digest.touch(record)
             for kind, get in enumerate(section_of):
                 section = get(record)
                 if section is not None:
-                    standing.append(((section.origin, section.generation), section.seq, record, kind))
-        for chain, seq, record, kind in sorted(standing, key=lambda entry: entry[:2]):
-            replica.log(chain).add(seq, record, kind)
-        for chain, log in replica.logs.items():
+                    standing.setdefault((section[1], section[4]), {})[section[5]] = record, kind
+        for chain in sorted(standing):
+            log = replica.log(chain)
+            log.fill(standing[chain])
             log.whole_after = max(replica.vector.get(chain, 0), log.whole_after)
         return replica
 
@@ -134,18 +136,6 @@ class Replica:
         ]
         for record, kind in early:
             self._restate(record, kind)
-
-    def _load(self, state: tuple[Any, ...]) -> Record:
-        key, life, incarnation, *sections = state
-        record = Record(key)
-        record.life, record.incarnation = life, incarnation
-        record.spec, record.intent, record.judgement, record.end = (
-            Section(*section) if section is not None else None for section in sections
-        )
-        self._insert(record)
-        self.digest.touch(record)
-        self._note_kind(record)
-        return record
 
     # writing
 

@@ -8,13 +8,14 @@ import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from types import MappingProxyType
 
+from federation.record import Record as Versioned
 from registry.clock import Clock
 from registry.directory import Directory
 from registry.lifecycle import Windows
 from registry.logs import event
 from registry.node import NODE_PREFIX, Record
 from registry.ports import Change, Loaded, Store, StoreUnavailable
-from registry.stored import State, record_of, unpack_record
+from registry.stored import unpack_record
 
 PROBE_S = 1.0
 RETRY_S = 0.25
@@ -81,18 +82,18 @@ class Follower:
                 task.cancel()
             _, pending = await asyncio.wait(pending, timeout=0.1)
 
-    async def states(self) -> AsyncIterator[State]:
-        """Every record of the store, put into the directory on the way; at the end the directory has nothing
-        else. Nobody is blamed for our own absence."""
+    async def records(self) -> AsyncIterator[list[Versioned]]:
+        """Every record of the store, bit by bit, put into the directory on the way; at the end the directory has
+        nothing else. Nobody is blamed for our own absence."""
         gone = {entry.node_id: entry.version for entry in self._directory.entries()}
         dropped = self._directory.tables.versions()
         async for chunk in self._store.load():
-            now = self._clock.monotonic()
-            for loaded in chunk:
-                state = unpack_record(loaded.key, loaded.data)
+            records = [unpack_record(loaded.key, loaded.data) for loaded in chunk]
+            now, now_ms = self._clock.monotonic(), self._clock.wall_ms()
+            for loaded, record in zip(chunk, records, strict=True):
                 dropped.pop(loaded.key, None)
-                self._take(loaded, state, now, gone)
-                yield state
+                self._take(loaded, record, now, now_ms, gone)
+            yield records
             await asyncio.sleep(0)
         for node_id, version in gone.items():
             # What was registered while we were reading is newer than this, and stays.
@@ -103,7 +104,7 @@ class Follower:
 
     async def load_again(self) -> None:
         """Make the directory what the store says, for whoever may have missed something."""
-        async for _ in self.states():
+        async for _ in self.records():
             pass
 
     async def _load(self) -> str:
@@ -112,16 +113,16 @@ class Follower:
         await self.load_again()
         return position
 
-    def _take(self, loaded: Loaded, state: State, now: float, gone: dict[str, int]) -> None:
+    def _take(self, loaded: Loaded, record: Versioned, now: float, now_ms: int, gone: dict[str, int]) -> None:
         if not loaded.key.startswith(NODE_PREFIX):
-            if (reading := self._directory.tables.read(record_of(state))) is not None:
+            if (reading := self._directory.tables.read(record)) is not None:
                 reading.show(loaded.version)
             return
-        node = Record.of(record_of(state))
+        node = Record.of(record)
         if node is None:
             return
         gone.pop(node.node_id, None)
-        self._directory.put(node, loaded.version, now, self._clock.wall_ms())
+        self._directory.put(node, loaded.version, now, now_ms)
         age_s = None if loaded.beat_age_ms is None else loaded.beat_age_ms / 1000
         metrics = bytes(memoryview(loaded.beat)) if loaded.beat else None
         self._directory.restore(node.node_id, loaded.last_beat_at_ms, age_s, metrics, now)
@@ -173,7 +174,7 @@ class Follower:
             self._directory.beat(node_id, change.data, change.at_ms, now, now_ms=self._clock.wall_ms())
             self.on_beat(change)
             return
-        node = Record.of(record_of(unpack_record(change.key, change.data))) if change.kind == "put" else None
+        node = Record.of(unpack_record(change.key, change.data)) if change.kind == "put" else None
         if node is None:
             self._directory.delete(node_id, change.version)
         else:
@@ -184,7 +185,7 @@ class Follower:
         tables = self._directory.tables
         if change.kind != "put":
             tables.drop(change.key, change.version)
-        elif (reading := tables.read(record_of(unpack_record(change.key, change.data)))) is not None:
+        elif (reading := tables.read(unpack_record(change.key, change.data))) is not None:
             reading.show(change.version)
 
     async def _probe(self) -> None:

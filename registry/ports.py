@@ -7,7 +7,7 @@ nothing, and so that a store which lost its newest commits is found out. It deci
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 
 class StoreUnavailable(Exception):
@@ -57,8 +57,7 @@ class Lease:
     address: str
 
 
-@dataclass(frozen=True, slots=True)
-class Loaded:
+class Loaded(NamedTuple):
     """One record at start, and what is known of its last heartbeat here.
 
     `beat_age_ms` is None when the beat key has expired (no heartbeat within the offline window).

@@ -245,10 +245,10 @@ class Region:
         version, meta = await self._store.version(), await self._store.meta()
         keeping = asyncio.create_task(self._keep_lease(), name="keep-lease")
         try:
-            states = [state async for state in self._follower.states()]
+            records = [record async for chunk in self._follower.records() for record in chunk]
             config = self._membership.config
             kept = unpack_meta(meta) if meta is not None else None
-            replica = await asyncio.to_thread(Replica.restore, config.registry_id, states, kept, config.digest_key)
+            replica = await asyncio.to_thread(Replica.restore, config.registry_id, records, kept, config.digest_key)
         finally:
             await _ended(keeping)
         log = AuditLog(self.audit, await self._audit_head())

@@ -6,15 +6,13 @@ A section is [major, origin, minor, generation, seq, birth, size of its payload]
 """
 
 from collections.abc import Iterator
+from sys import intern
 from typing import Any
 
 import orjson
 
 from federation.record import Record, Section, section_of
 from federation.replica import Meta
-
-State = tuple[Any, ...]
-_SECTIONS = len(section_of)
 
 
 def pack_record(record: Record) -> bytes:
@@ -32,15 +30,16 @@ def pack_record(record: Record) -> bytes:
     return b"\n".join((orjson.dumps(head), b"".join(payloads)))
 
 
-def unpack_record(key: str, data: bytes) -> State:
-    """The record's `state`. ValueError: these bytes are no record."""
+def unpack_record(key: str, data: bytes) -> Record:
+    """The record. ValueError: these bytes are none."""
     head, _, rest = data.partition(b"\n")
+    record = Record(key)
     try:
-        life, incarnation, *heads = orjson.loads(head)
-        sections = tuple(_sections(heads, rest))
-        if type(life) is not int or type(incarnation) is not int or len(sections) != _SECTIONS:
+        record.life, record.incarnation, *heads = orjson.loads(head)
+        record.spec, record.intent, record.judgement, record.end = _sections(heads, rest)
+        if type(record.life) is not int or type(record.incarnation) is not int:
             raise ValueError("it has other parts")
-        return key, life, incarnation, *sections
+        return record
     except (TypeError, ValueError) as fault:
         raise ValueError(f"what the store holds under {key} is no record of this version: {fault}") from None
 
@@ -54,19 +53,11 @@ def _sections(heads: list[Any], rest: bytes) -> Iterator[Section | None]:
         major, origin, minor, generation, seq, birth, size = head
         if not 0 <= size <= len(rest) - at:
             raise ValueError("it is cut short")
-        yield Section(major, origin, minor, rest[at : at + size], generation, seq, tuple(birth))
+        # Few registries name each other in many records: one text for all of them.
+        yield Section(major, intern(origin), minor, rest[at : at + size], generation, seq, tuple(birth))
         at += size
     if at != len(rest):
         raise ValueError("it is too long")
-
-
-def record_of(state: State) -> Record:
-    """The record that has this state."""
-    key, life, incarnation, *sections = state
-    record = Record(key)
-    record.life, record.incarnation = life, incarnation
-    record.spec, record.intent, record.judgement, record.end = sections
-    return record
 
 
 def pack_meta(meta: Meta) -> bytes:

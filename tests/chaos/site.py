@@ -174,7 +174,7 @@ class Site:
             data = self.store.ask("HGET", f"dagi:{{{self.name}}}:records", node_key(node_id))
         except RedisError as fault:
             return f"its store cannot be asked: {fault}"
-        return repr(unpack_record(node_key(node_id), data[_VERSION_DIGITS:])) if data else "nothing"
+        return repr(unpack_record(node_key(node_id), data[_VERSION_DIGITS:]).state()) if data else "nothing"
 
     # its log
 

@@ -127,9 +127,9 @@ async def test_a_start_takes_nodes_and_leaves_what_else_the_federation_keeps(reg
         put("ours"), put("theirs", home="there"), Put("n:gone", pack_record(gone)), Put("r:there", pack_record(other))
     )
     made = Follow(await region.worker(), ManualClock())
-    states = [state async for state in made.follower.states()]
-    assert {state[0] for state in states} == {"n:ours", "n:theirs", "n:gone", "r:there"}
-    assert {state[0]: state for state in states} == in_store(await loaded(writer.store))
+    records = [record async for chunk in made.follower.records() for record in chunk]
+    assert {record.key for record in records} == {"n:ours", "n:theirs", "n:gone", "r:there"}
+    assert {record.key: record.state() for record in records} == in_store(await loaded(writer.store))
     assert made.statuses() == {"ours": "online", "theirs": "online"}
     theirs = made.directory.get("theirs")
     assert theirs is not None

@@ -18,7 +18,7 @@ from registry import writer as writer_module
 from registry.directory import Directory, Due
 from registry.node import Intent, Record, Word, node_key
 from registry.ports import Put, StoreUnavailable
-from registry.stored import pack_record, record_of, unpack_meta, unpack_record
+from registry.stored import pack_record, unpack_meta, unpack_record
 from registry.tables import Table
 from registry.writer import COMMIT_PUTS, PAUSE_AFTER_S, Position, Writer
 from tests.support.clock import ManualClock
@@ -592,8 +592,8 @@ async def test_whatever_a_peer_writes_stops_nothing(rig: Rig, case: str) -> None
     assert [entry.node_id for entry in rig.directory.entries()] == ["good", "ours"]
     assert rig.writer.roster().keys() == {HERE, THERE}
     await rig.holds_everything()
-    again = {key: record_of(state) for key, state in (await rig.kept()).items()}  # and a start can read it
-    assert {node.node_id for held in again.values() if (node := Record.of(held))} == {"good", "ours"}
+    again = [unpack_record(key, kept.data) for key, kept in (await loaded(rig.store)).items()]  # a start can read it
+    assert {node.node_id for held in again if (node := Record.of(held))} == {"good", "ours"}
 
 
 async def test_a_message_that_cannot_be_handled_ends_its_link_and_nothing_else(
@@ -661,7 +661,7 @@ async def test_what_lies_in_the_store_is_read_back_as_the_replica_has_it(rig: Ri
     held = rig.writer.engine.replica.get("n:a")
     assert held is not None
     (kept,) = [found for key, found in (await loaded(rig.store)).items() if key == "n:a"]
-    assert unpack_record("n:a", kept.data) == held.state()
+    assert unpack_record("n:a", kept.data).state() == held.state()
     node = rig.writer.node("a")
     assert node is not None
     assert node == Record.of(held)

@@ -42,7 +42,7 @@ from registry.model import (
 )
 from registry.names import parse_model
 from registry.node import Origin, Record, registered
-from registry.stored import record_of, unpack_meta, unpack_record
+from registry.stored import unpack_meta, unpack_record
 from registry.writer import Position
 
 SECRET = b"s" * 32
@@ -129,7 +129,7 @@ def position(data: bytes) -> None:
 def record(data: bytes) -> None:
     """A record as the store has it, also of another registry's making: it can be shown, or is none."""
     with contextlib.suppress(ValueError):
-        node = Record.of(record_of(unpack_record("n:mine", data)))
+        node = Record.of(unpack_record("n:mine", data))
         if node is not None:
             shown(node)
 

@@ -15,6 +15,7 @@ from federation.writes import Token
 from tests.simulation.clocks import Clocks
 from tests.simulation.ledger import Violation, Write
 from tests.simulation.store import DurableStore
+from tests.support.states import record_of
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
@@ -75,7 +76,7 @@ class SimulatedRegistry:
         self.starts += 1
         self.clocks.mono_base_s = world.rng.uniform(0, 1e6)
         self.started_s, self.down_since_s = world.now, None
-        replica = Replica.restore(self.id, list(self.store.records.values()), self.store.load_meta())
+        replica = Replica.restore(self.id, map(record_of, self.store.records.values()), self.store.load_meta())
         rng = random.Random(world.rng.getrandbits(64))
         self.engine = Engine(world.config(self.id), replica, rng, self.now)
         world.note("start", self.id, len(self.store.records))

@@ -184,8 +184,8 @@ async def begin_writer(store: Store, clock: Clock, token: str = "t1", *, directo
     """A writer over what the store holds, its lease taken for long; what it begins with is kept."""
     assert (await store.lease(token, "", LONG_MS)).token == token
     version, meta = await store.version(), await store.meta()
-    states = [unpack_record(record.key, record.data) async for chunk in store.load() for record in chunk]
-    replica = Replica.restore(HERE, states, unpack_meta(meta) if meta else None)
+    records = [unpack_record(record.key, record.data) async for chunk in store.load() for record in chunk]
+    replica = Replica.restore(HERE, records, unpack_meta(meta) if meta else None)
     config = Config(HERE, advert=advert(HERE))
     engine = Engine(config, replica, Random(1), Now(clock.monotonic(), clock.wall_ms()))
     if directory is None:
@@ -337,7 +337,7 @@ async def lease_lost(bench: Bench) -> None:
 
 def in_store(loaded: Mapping[str, Any]) -> dict[str, tuple[Any, ...]]:
     """The states of what was loaded, by key."""
-    return {key: unpack_record(key, record.data) for key, record in loaded.items()}
+    return {key: unpack_record(key, record.data).state() for key, record in loaded.items()}
 
 
 async def becomes(condition: Callable[[], Any], deadline_s: float = 10.0) -> None:

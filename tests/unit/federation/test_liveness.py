@@ -10,6 +10,7 @@ from federation.liveness import Standing
 from federation.messages import Beat, Beats, Entry, Hello, Message, Push, Segment, Unchanged, Watermark, Watermarks
 from federation.record import Item, Section, SectionKind
 from tests.support.fabric import Fabric
+from tests.support.states import record_of
 
 NODE = "n:a"
 
@@ -116,7 +117,8 @@ def test_a_later_start_of_the_owner_vouches_for_what_an_earlier_one_said() -> No
     fabric.mesh()
     beat(fabric, "eu", register=True)
     fabric.run(5)
-    kept = type(eu.replica).restore("eu", [record.state() for record in eu.replica.records()], eu.replica.meta())
+    held = [record_of(record.state()) for record in eu.replica.records()]
+    kept = type(eu.replica).restore("eu", held, eu.replica.meta())
     fabric.unlink("eu", "us")
     fabric.add("eu", kept)
     fabric.mesh()

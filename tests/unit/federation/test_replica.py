@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from federation.clock import Vector
 from federation.record import MAX_LIFE, MAX_LIFE_FLOOR, Item, Record, SectionKind
 from federation.replica import Replica
+from tests.support.states import record_of
 from tests.unit.federation.states import items, section
 
 SPEC, INTENT, JUDGEMENT, END = SectionKind
@@ -32,7 +33,7 @@ def test_what_a_store_kept_comes_back(written: list[Item], position: int, life_f
         replica.apply(item)
     replica.generation, replica.life_floor = position, life_floor
     replica.vector, replica.floor = {("a", 1): position}, {("b", 2): position}
-    again = Replica.restore("z", [record.state() for record in replica.records()], replica.meta(), b"key")
+    again = Replica.restore("z", [record_of(record.state()) for record in replica.records()], replica.meta(), b"key")
     assert again.meta() == replica.meta()
     assert sorted(record.state() for record in again.records()) == sorted(
         record.state() for record in replica.records()
@@ -75,7 +76,7 @@ def test_a_restored_log_is_whole_from_its_position_on(origin: str) -> None:
     for seq in (1, 3):
         replica.apply(Item(f"n:{seq}", 1, 0, SPEC, section(origin=origin, seq=seq)))
     replica.vector = {(origin, 1): 2}
-    again = Replica.restore("z", [record.state() for record in replica.records()], replica.meta())
+    again = Replica.restore("z", [record_of(record.state()) for record in replica.records()], replica.meta())
     assert again.log((origin, 1)).whole_after == 2, "what the store had of it before may have been replaced"
 
 
@@ -111,7 +112,7 @@ def test_a_write_that_only_its_log_knows_of_counts_too() -> None:
 
 def test_what_stands_beyond_the_position_gets_one_of_our_own() -> None:
     """The store was killed after the record, before the meta: perhaps nobody else has it."""
-    replica = Replica.restore("z", [(*Record("n:a").state()[:3], section(seq=5), None, None, None)], None)
+    replica = Replica.restore("z", [record_of((*Record("n:a").state()[:3], section(seq=5), None, None, None))], None)
     replica.begin_generation(1, 0)
     replica.restate_early()
     entry = replica.log(replica.chain).at(1)
