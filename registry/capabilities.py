@@ -17,6 +17,7 @@ MOST_SLOTS = 100_000  # of one node; more is a slip of the keyboard
 
 # `system` itself last: what came under that name and is no block of facts is given back there.
 _SYSTEM_FIELDS = ("os", "os_version", "cpu_model", "cpu_cores", "ram_gb", "disk_gb", "hostname", "system")
+_PLACED = {*_SYSTEM_FIELDS, "gpu", "gpus", "models", "model_details", "services", "features"}  # what `nested` moves
 
 
 def nested(flat: Mapping[str, Json]) -> dict[str, Json]:
@@ -29,9 +30,7 @@ def nested(flat: Mapping[str, Json]) -> dict[str, Json]:
         "services": flat["services"],
         "features": flat["features"],
     }
-    shown = {*_SYSTEM_FIELDS, "gpu", "gpus", "models", "model_details", "services", "features"}
-    shape.update((key, value) for key, value in flat.items() if key not in shown)
-    return shape
+    return shape | {key: value for key, value in flat.items() if key not in _PLACED}
 
 
 def capability_names(flat: Mapping[str, Json]) -> frozenset[str]:

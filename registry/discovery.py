@@ -476,7 +476,7 @@ class Order:
     def _doubted(self, spread: Floats) -> Floats:
         """With what is worse about words that are not vouched for, where their class cannot tell."""
         mixed = (self._vouched >= 0) & (self._vouched < np.inf)
-        if not mixed.any():
+        if not np.count_nonzero(mixed):
             return spread
         columns = self._columns
         upto = columns.by_class("home", np.where(mixed, self._vouched, np.inf))
@@ -487,8 +487,11 @@ class Order:
     def _late(self, rows: Rows) -> Floats:
         """What silence adds. Of other registries' nodes each heartbeat is not known here."""
         columns, us, windows = self._columns, self._directory.registry_id, self._directory.windows
+        silence_s = self._now - columns.heard_s.take(rows)
+        if not np.count_nonzero(silence_s > ranking.borne_s(windows.heartbeat_interval_s)):  # nearly always
+            return np.zeros(len(rows), np.float32)
         ours = columns.table("home", lambda home: float(home[0] == us), 0.0)
-        silence_s = (self._now - columns.heard_s.take(rows)) * columns.by_row("home", ours, rows)
+        silence_s *= columns.by_row("home", ours, rows)
         return ranking.silence_cost(silence_s, windows.heartbeat_interval_s, windows.degraded_after_s)
 
     def _keys(self, sort: str) -> Floats:

@@ -325,52 +325,42 @@ def patched(intent: Intent, patch: PatchRequest, now_ms: int) -> Intent:
     )
 
 
-def shown(record: Record, signing_key: bytes | None = None) -> dict[str, Json]:
-    """The node as list, get and discover show it, but for what changes with every heartbeat."""
-    spec = record.spec
+def rendered(node_id: str, registration: bytes, intent: Intent, home_registry: str) -> bytes:
+    """The node as list, get and discover show it, but for what changes with every heartbeat: JSON without its closing
+    brace. `registration`: one that `Record.of` has taken."""
+    spec, _, observed_ip, registered_at_ms, registration_ms, _ = orjson.loads(split(registration)[0])
+    signed = claimed(registration)
     flat = spec["capabilities"]
-    joined = {"joined_with": record.joined_with} if record.joined_with is not None else {}
-    first = last = updated = iso(record.registered_at_ms)
-    if record.updated_at_ms != record.registered_at_ms:
-        last, updated = iso(record.last_registration_ms), iso(record.updated_at_ms)
-    return {
-        "id": record.node_id,
-        "node_id": record.node_id,
+    first = last = updated = iso(registered_at_ms)
+    updated_at_ms = max(registration_ms, intent.at_ms)
+    if updated_at_ms != registered_at_ms:
+        last, updated = iso(registration_ms), iso(updated_at_ms)
+    metadata = {"capabilities": nested(flat), "first_registration": first, "last_registration": last}
+    if isinstance(spec.get("joined_with"), str):
+        metadata["joined_with"] = spec["joined_with"]
+    told = {
+        "id": node_id,
+        "node_id": node_id,
         "node_name": spec["node_name"],
         "role": spec["role"],
         "node_role": spec["role"],
         "node_type": spec["node_type"],
         "region": spec["region"],
-        "labels": record.intent.labels(spec["labels"]),
+        "labels": intent.labels(spec["labels"]),
         "hostname": spec["hostname"],
-        "ip_address": spec["ip_address"] or record.observed_ip,
+        "ip_address": spec["ip_address"] or observed_ip,
         "local_ip": spec["local_ip"],
-        "observed_ip": record.observed_ip,
+        "observed_ip": observed_ip,
         "registered_at": first,
         "updated_at": updated,
-        "home_registry": record.home_registry,
-        "signing_key": None if signing_key is None else base64.b64encode(signing_key).decode(),
+        "home_registry": home_registry,
+        "signing_key": None if signed is None else base64.b64encode(signed[0]).decode(),
         "endpoints": spec["endpoints"],
         "capabilities": flat,
-        "metadata": {
-            "capabilities": nested(flat),
-            "first_registration": first,
-            "last_registration": last,
-            **joined,
-        },
+        "metadata": metadata,
     }
-
-
-def rendered(node_id: str, registration: bytes, intent: Intent, home_registry: str) -> bytes:
-    """JSON of what `shown` says, without its closing brace, of a registration that `Record.of` has taken."""
-    told, _ = split(registration)
-    spec, fingerprint, observed_ip, registered_at_ms, last_registration_ms, _ = orjson.loads(told)
-    record = Record(
-        node_id, spec, fingerprint, observed_ip, home_registry, registered_at_ms, last_registration_ms, intent=intent
-    )
     # A copy: orjson hands out its own oversized buffer, and this is kept for long.
-    signed = claimed(registration)
-    return bytes(memoryview(orjson.dumps(shown(record, signed[0] if signed else None)))[:-1])
+    return bytes(memoryview(orjson.dumps(told))[:-1])
 
 
 def iso(at_ms: int) -> str:

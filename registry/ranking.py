@@ -75,9 +75,9 @@ def best(
     late: Callable[[Rows], Floats],
     holds: Mask | None = None,
 ) -> Rows:
-    """The places of the least keys, in order. Keys of which the same multiple of `width` is the last below are
-    equal (0: only equal ones are): then the cost decides, and among equal ones the lot. `late` is what silence adds
-    to some. `holds`: the places that are candidates; keys of infinity are none."""
+    """The places of the least keys, in order. `width`: the keys are the costs, and those of which the same multiple of
+    it is the last below are equal; 0: only equal keys are, and then the cost decides. Among equal ones the lot does.
+    `late` is what silence adds to some. `holds`: the places that are candidates; keys of infinity are none."""
     cutoff, places = _least(keys, limit, width, holds, seed)
     while True:
         found, extra = keys.take(places), late(places)
@@ -89,6 +89,12 @@ def best(
             break
         cutoff = (last + 1) * width  # what was left out may not be as late as what was not
         places = np.flatnonzero(_below(keys, cutoff, holds))
+    if width:
+        order = (found.astype(np.int64) << 32) | lot(places, seed)
+        if len(places) > 8 * limit:
+            kept = order.argpartition(limit)[:limit]
+            places, order = places.take(kept), order.take(kept)
+        return places.take(order.argsort()[:limit])
     steps = np.floor((costs.take(places) + extra) / EQUAL_MS).astype(np.int64)
     then = (steps << 32) | lot(places, seed)
     if len(places) > 8 * limit:
@@ -111,9 +117,14 @@ def _first(steps: NDArray[Any], then: NDArray[Any], limit: int) -> Rows:
 
 def silence_cost(silence_s: NDArray[np.float64], interval_s: float, degraded_after_s: float) -> Floats:
     """What a node costs more for having been silent so long. It grows no more once the node is called degraded."""
-    most_s = max(0.0, degraded_after_s - SILENT_AFTER_INTERVALS * interval_s)
-    beyond_s = (silence_s - SILENT_AFTER_INTERVALS * interval_s).clip(0, most_s)
+    borne = borne_s(interval_s)
+    beyond_s = (silence_s - borne).clip(0, max(0.0, degraded_after_s - borne))
     return (SILENCE_MS_PER_S * beyond_s).astype(np.float32)
+
+
+def borne_s(interval_s: float) -> float:
+    """So long a silence costs nothing."""
+    return SILENT_AFTER_INTERVALS * interval_s
 
 
 def lot(rows: Rows, seed: int) -> NDArray[np.uint32]:

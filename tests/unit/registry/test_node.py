@@ -26,8 +26,8 @@ from registry.node import (
     parse_token,
     patched,
     registered,
+    rendered,
     replaced,
-    shown,
     token_text,
 )
 from tests.support.records import NOW_MS, origin, record, request, versioned
@@ -54,6 +54,11 @@ REPORTS = st.fixed_dictionaries(
         "capabilities": st.fixed_dictionaries({}, optional={"gpu": TEXT, "ram_gb": st.integers(0, 9)}),
     },
 )
+
+
+def shown(node: Record) -> Any:
+    """What callers see of a node, but for what changes with every heartbeat."""
+    return orjson.loads(rendered(node.node_id, node.encode_spec(), node.intent, node.home_registry) + b"}")
 
 
 def patch(**fields: Any) -> PatchRequest:
