@@ -8,7 +8,6 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from federation.described import is_on, normalise
-from registry.names import folded
 
 __all__ = ["capability_names", "free_vram_gb", "nested", "normalise", "number", "total_vram_gb"]
 
@@ -33,10 +32,10 @@ def nested(flat: Mapping[str, Json]) -> dict[str, Json]:
     return shape | {key: value for key, value in flat.items() if key not in _PLACED}
 
 
-def capability_names(flat: Mapping[str, Json]) -> frozenset[str]:
-    """Every x for which `capability=x` holds, in lower case."""
+def capability_names(flat: Mapping[str, Json]) -> tuple[str, ...]:
+    """Every x for which `capability=x` holds, in any case, some twice."""
     own = [key for key, value in flat.items() if (value and type(value) is not dict) or is_on(value)]
-    return folded((*own, *flat["services"], *flat["features"]))
+    return (*own, *flat["services"], *flat["features"])
 
 
 def total_vram_gb(flat: Mapping[str, Json]) -> float | None:

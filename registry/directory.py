@@ -9,6 +9,8 @@ import math
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Callable, Iterable, Iterator, KeysView, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
+from sys import intern
 from typing import Any
 
 import numpy as np
@@ -31,7 +33,6 @@ from registry.tables import Tables
 Json = Any
 _NOTHING: dict[str, Json] = {}
 _JUDGE_AGAIN_S = 1.0  # a word that was due and has not come: the store was away
-_MAX_SHARED = 200_000  # values that no node has any more, most of them: start over
 _MAX_MEASURERS = 50_000  # nodes whose measured pairs are kept: 30 MB at most
 _FEW = 64  # so many new ids are put in their places one by one; more are sorted in
 _REMEMBERED_DELETIONS = 10_000  # far more than can be in flight between two workers
@@ -182,24 +183,24 @@ class Entry:
         spec, _, observed_ip, *_ = orjson.loads(split(self._registration)[0])
         return observed_ip, certified(spec)
 
-    def take_record(self, record: Record, version: int, shared: dict[Any, Any]) -> None:
-        """Fill in what a record says of it. Equal values are taken from `shared`."""
-        intern: Callable[[Any, Any], Any] = shared.setdefault
-        self._intent = intern(record.intent, record.intent)
+    def take_record(self, record: Record, version: int) -> None:
+        """Fill in what a record says of it."""
+        self._intent = record.intent
         self._registration, self._static = record.kept or record.encode_spec(), None
         self.version = version
         self._token, self._token_text = record.token, None
         self.key_hash = bytes.fromhex(record.key_hash) if record.key_hash else None
-        region = record.spec["region"]
-        self.region: str = intern(region, region)
+        self.region = intern(record.spec["region"])  # one text for all nodes of a region
         self._declared_free_gb = free_vram_gb(record.spec["capabilities"]["gpus"])
-        self.word, self.said = intern(record.word, record.word), record.said
+        self.word, self.said = record.word, record.said
         self.status = shown_status(record.word.liveness, record.word.reported, record.intent.status)
         self._dynamic = None
 
     def take_metrics(self, metrics: bytes, values: Mapping[str, Json]) -> tuple[float | None, float | None]:
         """Keep what a heartbeat says, encoded and decoded. The load (0..1) and the free VRAM (GB) in it."""
         self.metrics, self._dynamic = metrics, None
+        if not values:
+            return None, self._declared_free_gb
         cpu, gpu = number(values.get("cpu_percent")), number(values.get("gpu_percent"))
         known = [value for value in (cpu, gpu) if value is not None]
         gpus = values.get("gpus")
@@ -290,7 +291,6 @@ class Directory:
         self._unsorted: list[str] = []
         self._keys: dict[bytes, str] = {}
         self._deleted: dict[str, int] = {}
-        self._shared: dict[Any, Any] = {}
         self._pairs: dict[str, dict[str, float]] = {}
         self._reserved: dict[str, int] = {}  # slots that callers hold, also of nodes that have not arrived yet
         self.rtts_left_out = 0  # round trips that no network has, or too many of them
@@ -371,10 +371,8 @@ class Directory:
                 self._keys.pop(entry.key_hash, None)
         moved = new or entry.owner is not owner
         entry.owner = owner
-        if len(self._shared) > _MAX_SHARED:
-            self._shared.clear()
         registration, token = entry.registration, entry.incarnation
-        entry.take_record(record, version, self._shared)
+        entry.take_record(record, version)
         if entry.registration != registration or entry.incarnation != token:
             self._registered(entry, registration, token)
         if self._reserved and node_id in self._reserved:
@@ -444,16 +442,16 @@ class Directory:
         """Everything that can be filtered by, into the columns."""
         spec, columns, row = record.spec, self.columns, entry.row
         flat = spec["capabilities"]
-        kind = Kind(
-            status=entry.status,
-            region=entry.region,
-            role=spec["role"],
-            type=spec["node_type"],
-            home=(entry.owner.registry_id, 0 if entry.owner.is_us else entry.said[0]),
-            labels=folded(tuple(record.intent.labels(spec["labels"]))),
-            capabilities=capability_names(flat),
-            models=model_terms(tuple(flat["models"])),
-            signed=None if entry.signature is None else entry.signature != INVALID,
+        kind = _kind(
+            entry.status,
+            entry.region,
+            spec["role"],
+            spec["node_type"],
+            (entry.owner.registry_id, 0 if entry.owner.is_us else entry.said[0]),
+            tuple(record.intent.labels(spec["labels"])),
+            capability_names(flat),
+            tuple(flat["models"]),
+            None if entry.signature is None else entry.signature != INVALID,
         )
         columns.classify(row, kind, entry.said[1])
         columns.address[row] = address_number(record.observed_ip)
@@ -586,7 +584,7 @@ class Directory:
         entry = self._nodes.get(node_id)
         if entry is None or not entry.owner.is_us or (entry.beat_at_ms or 0) > (beat_at_ms or 0):
             return
-        if metrics is not None:
+        if metrics is not None and metrics != entry.metrics:
             self._beaten(entry, metrics, None)
         entry.beat_at_ms = beat_at_ms
         entry.heard_s = now - (self.windows.offline_after_s if age_s is None else age_s)
@@ -720,6 +718,15 @@ class Directory:
             order.sort()
         unsorted.clear()
         return order
+
+
+@lru_cache(maxsize=16_384)  # a fleet has few kinds of nodes, and each comes many times
+def _kind(
+    status: str, region: str, role: str, node_type: str | None, home: tuple[str, int], labels: tuple[str, ...],
+    capabilities: tuple[str, ...], models: tuple[str, ...], signed: bool | None,
+) -> Kind:  # fmt: skip
+    names = folded(labels), folded(capabilities), model_terms(models)
+    return Kind(status, region, role, node_type, home, *names, signed)
 
 
 def address_number(address: str) -> int:

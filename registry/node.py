@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import lru_cache
-from itertools import chain
 from typing import Any
 
 import orjson
@@ -27,6 +26,7 @@ NODE_PREFIX = "n:"  # the federation's keys of nodes
 MAX_MS = 253_402_300_799_999  # the year 9999: no later time can be shown
 _NODE_ID = re.compile(NODE_ID_PATTERN)
 _INTENTS = (None, "maintenance", "draining")
+_TEXT, _TEXT_OR_NULL, _OBJECT = {str}, {str, type(None)}, {dict}
 _FLAT_BRACKETS = 100  # with fewer nothing can be nested too deep to be shown
 _NOT_CAPABILITIES = RegisterRequest.model_fields.keys() - Capabilities.model_fields.keys()
 
@@ -55,7 +55,12 @@ class Intent:
     def labels(self, reported: list[str]) -> list[str]:
         """The labels to show, in the order given, each once."""
         wanted = dict.fromkeys([*reported, *self.labels_add])
+        if not self.labels_remove:
+            return list(wanted)
         return [label for label in wanted if label not in self.labels_remove]
+
+
+_NO_INTENT = Intent()
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +90,10 @@ class Word:
         return cls(liveness, reported, why, heard_at_ms if _is_time(heard_at_ms) else None)
 
 
-@dataclass(frozen=True, slots=True)
+_ONLINE = Word()
+
+
+@dataclass(slots=True)  # not frozen, though nobody changes one: to make that takes three times as long
 class Record:
     """A node as the federation's record of it says. Times are wall-clock milliseconds.
 
@@ -101,8 +109,8 @@ class Record:
     registered_at_ms: int
     last_registration_ms: int
     key_hash: str | None = None
-    word: Word = field(default_factory=Word)
-    intent: Intent = field(default_factory=Intent)
+    word: Word = _ONLINE
+    intent: Intent = _NO_INTENT
     life: int = 1
     incarnation: int = 0
     epoch: int = 0
@@ -147,14 +155,23 @@ class Record:
         spec, judgement = record.spec, record.judgement
         if not record.exists or spec is None or not record.key.startswith(NODE_PREFIX):
             return None
+        node_id = record.key[len(NODE_PREFIX) :]
         try:
-            what, fingerprint, observed_ip, registered_ms, last_ms, key_hash = orjson.loads(split(spec.payload)[0])
-            times = registered_ms, last_ms
-            if not (_is_node(record, what) and _are(str, [fingerprint, observed_ip]) and all(map(_is_time, times))):
+            told, _ = split(spec.payload)
+            what, fingerprint, observed_ip, registered_ms, last_ms, key_hash = orjson.loads(told)
+            if told.count(b"{") + told.count(b"[") > _FLAT_BRACKETS:
+                check_shape(what["capabilities"])
+            if not (
+                _NODE_ID.fullmatch(node_id)
+                and _is_spec(what)
+                and type(fingerprint) is type(observed_ip) is str
+                and _is_time(registered_ms)
+                and _is_time(last_ms)
+            ):
                 return None
             bytes.fromhex(key_hash or "")
             return cls(
-                node_id=record.key[len(NODE_PREFIX) :],
+                node_id=node_id,
                 spec=what,
                 fingerprint=fingerprint,
                 observed_ip=observed_ip,
@@ -162,8 +179,8 @@ class Record:
                 registered_at_ms=registered_ms,
                 last_registration_ms=last_ms,
                 key_hash=key_hash,
-                word=Word.decode(judgement.payload) if judgement is not None else Word(),
-                intent=Intent.decode(record.intent.payload) if record.intent is not None else Intent(),
+                word=Word.decode(judgement.payload) if judgement is not None else _ONLINE,
+                intent=Intent.decode(record.intent.payload) if record.intent is not None else _NO_INTENT,
                 life=record.life,
                 incarnation=record.incarnation,
                 epoch=max(spec.major, judgement.major if judgement is not None else 0),
@@ -180,27 +197,22 @@ class Record:
         return Token(self.life, self.incarnation, self.epoch)
 
 
-def _is_node(record: Versioned, what: Json) -> bool:
+def _is_spec(what: Json) -> bool:
     """Whether a registration, which may be of a peer, has everything that is done with one. Raises otherwise,
-    too."""
-    flat = what["capabilities"]
-    assert record.spec is not None
-    payload = record.spec.payload
-    if payload.count(b"{") + payload.count(b"[") > _FLAT_BRACKETS:
-        check_shape(flat)
-    labels, endpoints = what["labels"], what["endpoints"]
+    too. Looked at are the types that come together, not each value: every start does this for every node."""
+    flat, endpoints = what["capabilities"], what["endpoints"]
     if type(endpoints) is not dict:
         return False
-    names = [flat["models"], flat["services"], flat["features"], labels]
-    blocks = [flat["gpus"], flat["model_details"]]
-    texts = [what["node_name"], what["role"], what["region"], *endpoints.values()]
+    # Lists can be added to lists alone, so what is a list in the end was made of nothing else.
+    names = flat["models"] + flat["services"] + flat["features"] + what["labels"]
+    blocks = flat["gpus"] + flat["model_details"]
+    texts = (what["node_name"], what["role"], what["region"], *endpoints.values(), *names)
     unset_or_text = (what["node_type"], what["hostname"], what["ip_address"], what["local_ip"], flat["gpu"])
-    texts += [text for text in unset_or_text if text is not None]
     return (
-        _NODE_ID.fullmatch(record.key[len(NODE_PREFIX) :]) is not None
-        and _are(list, [*names, *blocks])
-        and _are(str, [*texts, *chain.from_iterable(names)])
-        and _are(dict, [*chain.from_iterable(blocks)])
+        type(names) is type(blocks) is list
+        and set(map(type, texts)) == _TEXT
+        and set(map(type, unset_or_text)) <= _TEXT_OR_NULL
+        and set(map(type, blocks)) <= _OBJECT
     )
 
 
