@@ -5,6 +5,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from statistics import median_low
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
 from federation.clock import HLC_MAX, Chain, HybridClock, Now, Vector, reaches, wall_ms_of
 from federation.config import Config
 from federation.effects import Alert, Effect, Send, Store, StoreMeta
@@ -64,10 +66,12 @@ class Link:
 class Core:
     """Shared state, no protocol."""
 
-    def __init__(self, config: Config, replica: Replica, rng: Rng) -> None:
+    def __init__(self, config: Config, replica: Replica, rng: Rng, key: Ed25519PrivateKey | None = None) -> None:
+        """`key`: what our writes are sealed with."""
         self.config = config
         self.replica = replica
         self.rng = rng
+        self.key = key
         self.me = config.registry_id
         self.clock = HybridClock(config.clock_tolerance_ms)
         self.links: dict[str, Link] = {}

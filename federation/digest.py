@@ -35,10 +35,11 @@ def fingerprint(record: Record, key: bytes) -> int:
         if section is None:
             digest.update(b"\0-")
         else:
-            major, origin, minor, payload, generation, seq, birth = section
+            major, origin, minor, payload, generation, seq, birth, seal = section
             head = f"\0{major} {origin} {minor} {generation} {seq} {' '.join(map(str, birth))} {len(payload)} "
             digest.update(head.encode())
             digest.update(payload)
+            digest.update(seal)
     return int.from_bytes(digest.digest(), "big")
 
 

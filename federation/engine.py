@@ -6,6 +6,8 @@ clock, draws from anything but the generator it was given, or waits.
 
 from collections.abc import Callable, Iterator, Mapping
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
 from federation.clock import MAX_CHAINS, Now, Vector
 from federation.config import Config
 from federation.core import Core, Link
@@ -34,8 +36,9 @@ from federation.messages import (
     Watermarks,
 )
 from federation.ports import Rng
-from federation.record import REGISTRY_PREFIX, Record
+from federation.record import REGISTRY_PREFIX, Item, Record, SectionKind
 from federation.replica import Replica
+from federation.seals import is_sealed_by
 from federation.streams import Streams
 from federation.tombstones import Collector
 from federation.walks import Walks
@@ -53,12 +56,15 @@ class Engine:
     """One registry's part in the federation. A start takes a new generation, always: what a lost or
     old store would have us write again gets new names."""
 
-    def __init__(self, config: Config, replica: Replica, rng: Rng, now: Now) -> None:
+    def __init__(
+        self, config: Config, replica: Replica, rng: Rng, now: Now, key: Ed25519PrivateKey | None = None
+    ) -> None:
+        """`key`: of the identity in `config.advert`, by which others check what we seal. None: nothing is sealed."""
         self.config = config
         self.replica = replica
         replica.begin_generation(now.wall_ms << _GENERATION_BITS, rng.getrandbits(_GENERATION_BITS))
         replica.restate_early()
-        self._core = core = Core(config, replica, rng)
+        self._core = core = Core(config, replica, rng, key)
         self._guard = Guard(core)
         self._intake = Intake(core, self._guard)
         self._streams = Streams(core, self._intake)
@@ -74,6 +80,8 @@ class Engine:
         self._drains.on_lack = self._streams.graft
         self._flushed_seq = 0
         self._next_announce_s = self._next_enrol_s = now.mono_s
+        if key is not None and not self._is_entry_ours(key):
+            self._writes.restate(config.registry_id)  # before the entry: until that is kept, each start does it
         self._enrol(now)
 
     # links
@@ -192,6 +200,13 @@ class Engine:
         self._writes.revoke(key, reason, now)
         return self._effects(now)
 
+    def forget(self, registry_id: str, reason: bytes, now: Now) -> list[Effect]:
+        """Take another registry out of the roster, and what it had sealed upon us: its identity is forgotten, too.
+        Raises KeyError."""
+        self._writes.restate(registry_id)
+        self._writes.delete(REGISTRY_PREFIX + registry_id, reason, now)
+        return self._effects(now)
+
     # views
 
     def owns(self, key: str) -> bool:
@@ -257,12 +272,21 @@ class Engine:
             return
         self._next_enrol_s = now.mono_s + _ENROL_AGAIN_S
         key = REGISTRY_PREFIX + self.config.registry_id
-        own = self.replica.get(key)
-        if own is None or not own.exists or own.spec is None or own.spec.payload != self.config.advert:
+        own, seal_key = self.replica.get(key), self._core.key
+        is_told = own is not None and own.exists and own.spec is not None and own.spec.payload == self.config.advert
+        if not is_told or (seal_key is not None and not self._is_entry_ours(seal_key)):
             try:
                 self._writes.put(key, self.config.advert, now)
             except ValueError as fault:
                 self._core.alert("not_enrolled", str(fault))
+
+    def _is_entry_ours(self, key: Ed25519PrivateKey) -> bool:
+        """Whether our own entry in the roster is sealed with that key."""
+        own = self.replica.get(REGISTRY_PREFIX + self.config.registry_id)
+        if own is None or own.spec is None:
+            return False
+        item = Item(own.key, own.life, own.incarnation, SectionKind.SPEC, own.spec)
+        return is_sealed_by(item, key.public_key().public_bytes_raw())
 
     def _effects(self, now: Now) -> list[Effect]:
         """Push what is new, then hand over everything to be done."""

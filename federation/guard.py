@@ -12,6 +12,7 @@ from enum import Enum
 from federation.clock import Chain, Now, Vector, hlc_of, wall_ms_of
 from federation.core import Core
 from federation.record import KEY_PREFIX, REGISTRY_PREFIX, Item, Record, Section, SectionKind, section_of
+from federation.seals import is_forged, is_sealed
 
 MAX_HELD = 1_024  # chains: ten times the registries planned for
 LINK_SHARES = 4  # origins' shares that one link may hand over: a relay passes on others' writes, or makes up others
@@ -93,6 +94,10 @@ class Guard:
         if section.origin == self._core.me and self._is_forged(section):
             self._core.alert("forged", f"{item.key}: somebody speaks in our name")
             return Verdict.REFUSED
+        if is_sealed(item) and self._is_news(item) and is_forged(item, self._core.replica.roster):
+            detail = f"{item.key}: not as {section.origin} wrote it, or not written by it"
+            self._core.alert("forged", detail, peer)
+            return Verdict.REFUSED
         harm = self._harm(item, now)
         if harm is not None and not self._allowed(harm, section.origin, peer, now):
             detail = f"{section.origin} {harm.value} more than its share a minute, or {peer} says so"
@@ -110,6 +115,14 @@ class Guard:
     def _is_forged(self, section: Section) -> bool:
         replica = self._core.replica
         return section.generation == replica.generation and section.seq >= replica.next_seq
+
+    def _is_news(self, item: Item) -> bool:
+        """Whether it would change what stands; what would not need not be checked."""
+        record = self._core.replica.get(item.key)
+        if record is None or (item.life, item.incarnation) != (record.life, record.incarnation):
+            return record is None or (item.life, item.incarnation) > (record.life, record.incarnation)
+        held = section_of[item.kind](record)
+        return held is None or item.section > held
 
     def _harm(self, item: Item, now: Now) -> Harm | None:
         """A deletion of what exists here, or a node taken from an owner that is still there (ours: that is still

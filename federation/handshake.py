@@ -25,7 +25,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 
 from federation.roster import is_identity, is_region, is_registry_id, is_url, is_version, read_object
 
-LINK_VERSION = 1  # of the handshake and of what follows it
+LINK_VERSION = 2  # of the handshake and of what follows it
 MAX_TEXT_SIZE = 4_096  # a card is a quarter of it
 NONCE_SIZE = 32
 

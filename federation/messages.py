@@ -11,7 +11,7 @@ from zlib import crc32
 from federation.clock import Chain, Vector
 from federation.record import Item
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 
 
 class Entry(NamedTuple):

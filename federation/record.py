@@ -16,7 +16,9 @@ MAX_LIFE = 2**31 - 2  # even: whatever exists can be deleted
 MAX_LIFE_FLOOR = MAX_LIFE // 2  # whatever a peer claims, there is a life above it to register with
 MAX_INCARNATION = 2**63 - 1
 MAX_KEY_LENGTH = 300
+SEAL_SIZE = 64  # an Ed25519 signature
 KEY_PREFIX = "k:"  # API keys: their ids are never used again, so they have one life
+LIST_PREFIX = "a:"  # entries of the allowlist
 REGISTRY_PREFIX = "r:"  # the federation's own records: one a registry, the durable roster
 
 
@@ -34,7 +36,7 @@ class Section(NamedTuple):
 
     `major` is an HLC (of a judgement: the epoch, minted anew when a node changes owner), `minor` the
     HLC of a judgement within its epoch, else 0. `generation` and `seq` complete the dot. `birth` is
-    the dot of the registration that began this life; () on a SPEC: this very write.
+    the dot of the registration that began this life; () on a SPEC: this very write. `seal`: see seals.py.
     """
 
     major: int
@@ -44,6 +46,7 @@ class Section(NamedTuple):
     generation: int
     seq: int
     birth: tuple[()] | tuple[str, int, int] = ()
+    seal: bytes = b""
 
     @property
     def dot(self) -> Dot:

@@ -10,7 +10,7 @@ from typing import Any
 
 from federation.clock import HLC_MAX, Chain
 from federation.columns import Fault, Reader, WireError, Writer
-from federation.record import MAX_INCARNATION, MAX_KEY_LENGTH, MAX_LIFE, Item, Section, SectionKind
+from federation.record import MAX_INCARNATION, MAX_KEY_LENGTH, MAX_LIFE, SEAL_SIZE, Item, Section, SectionKind
 
 MAX_ITEMS = 2**14  # eight times what a sender puts in a frame, so that few bytes cannot claim a great many
 MAX_PAYLOAD_SIZE = 2**18  # a frame always has room for one
@@ -27,13 +27,15 @@ _BIRTH_SELF = 0b100  # this write is the registration that began the life
 _BIRTH_OTHER = 0b1000
 _MINOR = 0b10000  # there is one
 _IN_PLACE = 0b100000  # its dot is the position that it stands at
-_SHAPES = bytes(
-    kind | birth | minor | place
+_SEALED = 0b1000000
+_SHAPES_ELSEWHERE = bytes(
+    kind | birth | minor | seal
     for kind in range(4)
     for birth in (0, _BIRTH_SELF, _BIRTH_OTHER)
     for minor in (0, _MINOR)
-    for place in (0, _IN_PLACE)
+    for seal in (0, _SEALED)
 )
+_SHAPES = _SHAPES_ELSEWHERE + bytes(shape | _IN_PLACE for shape in _SHAPES_ELSEWHERE)
 
 
 def put_items(
@@ -46,14 +48,19 @@ def put_items(
     keys, lives, incarnations, kinds, sections = zip(*items, strict=True)
     if not 0 <= min(kinds) <= max(kinds) <= SectionKind.END:
         raise ValueError("an item of no kind of section")
-    majors, origins, minors, payloads, generations, seqs, births = zip(*sections, strict=True)
+    majors, origins, minors, payloads, generations, seqs, births, seals = zip(*sections, strict=True)
+    if set(map(len, seals)) - {0, SEAL_SIZE}:
+        raise ValueError(f"a seal that is not of {SEAL_SIZE} bytes")
     dots: list[Any] = list(zip(origins, generations, seqs, strict=True))
     shapes = bytes(
         kind
         | ((_BIRTH_SELF if birth == dot else _BIRTH_OTHER) if birth else 0)
         | (_MINOR if minor else 0)
         | (_IN_PLACE if dot == place else 0)
-        for kind, birth, dot, minor, place in zip(kinds, births, dots, minors, places or repeat(None), strict=False)
+        | (_SEALED if seal else 0)
+        for kind, birth, dot, minor, place, seal in zip(
+            kinds, births, dots, minors, places or repeat(None), seals, strict=False
+        )
     )
     writer.out += shapes
     _put_records(writer, list(zip(keys, lives, incarnations, strict=True)))
@@ -63,6 +70,7 @@ def put_items(
     writer.deltas(majors, HLC_MAX)
     writer.deltas([minor for minor in minors if minor], HLC_MAX)
     writer.blobs(payloads, MAX_PAYLOAD_SIZE)
+    writer.out += b"".join(seals)
 
 
 def get_items(reader: Reader, places: Sequence[Place] | None = None, chains: Iterable[Chain] = ()) -> tuple[Item, ...]:
@@ -73,7 +81,7 @@ def get_items(reader: Reader, places: Sequence[Place] | None = None, chains: Ite
     if not count:
         return ()
     shapes = reader.take(count)
-    if shapes.translate(None, _SHAPES) or (places is None and max(shapes) >= _IN_PLACE):
+    if shapes.translate(None, _SHAPES_ELSEWHERE if places is None else _SHAPES):
         raise WireError(Fault.SHAPE, "an item of a shape that is not known")
     records = _get_records(reader, count)
     elsewhere = sum(1 for shape in shapes if not shape & _IN_PLACE)
@@ -91,8 +99,9 @@ def get_items(reader: Reader, places: Sequence[Place] | None = None, chains: Ite
     stamps = iter(reader.deltas(sum(1 for shape in shapes if shape & _MINOR), HLC_MAX))
     minors = [next(stamps) if shape & _MINOR else 0 for shape in shapes]
     payloads = reader.blobs(count, MAX_PAYLOAD_SIZE)
+    seals = [reader.take(SEAL_SIZE) if shape & _SEALED else b"" for shape in shapes]
     origins, generations, seqs = zip(*dots, strict=True)
-    sections = map(Section._make, zip(majors, origins, minors, payloads, generations, seqs, births, strict=True))
+    sections = map(Section._make, zip(majors, origins, minors, payloads, generations, seqs, births, seals, strict=True))
     return tuple(
         [
             Item(key, life, incarnation, shape & _KIND, section)

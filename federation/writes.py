@@ -4,7 +4,8 @@ from typing import NamedTuple
 
 from federation.clock import HLC_MAX, Dot, Now, hlc_of
 from federation.core import Core
-from federation.record import KEY_PREFIX, MAX_INCARNATION, MAX_LIFE, Item, Record, Section, SectionKind
+from federation.record import KEY_PREFIX, MAX_INCARNATION, MAX_LIFE, REGISTRY_PREFIX, Item, Record, Section, SectionKind
+from federation.seals import is_sealed, sealed
 
 
 class Token(NamedTuple):
@@ -115,6 +116,20 @@ class Writes:
         life, incarnation = (record.life, record.incarnation) if record is not None else (1, 0)
         self._apply(Item(key, life, incarnation, SectionKind.END, self._section(self._mint(now), 0, reason)))
 
+    def restate(self, origin: str) -> None:
+        """Write anew, and seal, what that registry has sealed: one that is gone, or we ourselves with another key. All
+        but its own entry. It stands just above what it replaces, and below whatever was written since, anywhere."""
+        replica = self._core.replica
+        for record in list(replica.records()):
+            for item in list(record.items()):
+                held = item.section
+                if held.origin != origin or not is_sealed(item) or item.key == REGISTRY_PREFIX + origin:
+                    continue
+                birth = held.birth or (held.dot if item.kind == SectionKind.SPEC else ())
+                anew = self._section(min(held.major + 1, HLC_MAX), held.minor, held.payload, birth)
+                if anew > held:
+                    self._apply(item._replace(section=anew))
+
     # parts
 
     def _life(self, key: str, incarnation: int, token: Token | None, *, anew: bool = False) -> tuple[int, int, bool]:
@@ -161,7 +176,8 @@ class Writes:
         return Section(major, replica.registry_id, minor, payload, replica.generation, replica.next_seq, birth)
 
     def _apply(self, item: Item) -> Record:
-        record = self._core.replica.write(item)
+        key = self._core.key
+        record = self._core.replica.write(sealed(item, key) if key is not None else item)
         self._core.stored([record])
         self._core.stored_meta()
         return record

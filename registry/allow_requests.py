@@ -15,12 +15,12 @@ from typing import Any, Literal, NamedTuple, TypeVar, get_args
 
 import orjson
 
-from federation.record import Record
+from federation.record import LIST_PREFIX, Record
 from registry.allow_entries import Entry, parse_address, parse_entry
 from registry.model import RegisterRequest
 from registry.node import MAX_MS
 
-ENTRY_PREFIX, REQUEST_PREFIX = "a:", "p:"  # the federation's keys
+ENTRY_PREFIX, REQUEST_PREFIX = LIST_PREFIX, "p:"  # the federation's keys
 SWITCH = "*"  # no entry reads so
 DAY_MS = 86_400_000
 MAX_REQUESTS = 1_000  # in all: 1 MB, and more than anybody would look through

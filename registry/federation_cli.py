@@ -96,7 +96,7 @@ def _forget(ask: "AdminClient", registry_id: str) -> int:
     told = (
         f"{registry_id} is out of the roster, here and soon at all registries that can be reached, and no identity is "
         "pinned to its name any more: whichever registry of that name links next, and knows the federation's secret, "
-        "is taken for it. One that is running comes back by itself within a minute. Its nodes stay."
+        "is taken for it. One that is running comes back by itself within a minute. Its nodes and keys stay."
     )
     typer.echo(textwrap.fill(told, 80))
     return 0

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import orjson
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from federation.clock import Now, Vector, reaches
 from federation.config import Config
@@ -49,12 +50,14 @@ Json = Any
 
 @dataclass(frozen=True, slots=True)
 class Membership:
-    """What makes this registry a member of a federation. `make_links`: None when it is in none. `region`: its own."""
+    """What makes this registry a member of a federation. `make_links`: None when it is in none. `region`: its own.
+    `key`: what it seals its writes with."""
 
     config: Config
     make_links: Callable[[Writer], Links] | None
     expects_peers: bool
     region: str = ""
+    key: Ed25519PrivateKey | None = None
 
 
 class Region:
@@ -253,7 +256,8 @@ class Region:
             await _ended(keeping)
         log = AuditLog(self.audit, await self._audit_head())
         rng = random.Random(secrets.randbits(64))  # noqa: S311 - whom to ask and when, never a secret
-        engine = Engine(config, replica, rng, Now(self._clock.monotonic(), self._clock.wall_ms()))
+        now = Now(self._clock.monotonic(), self._clock.wall_ms())
+        engine = Engine(config, replica, rng, now, self._membership.key)
         self.audit.note("writer.began", None, target=config.registry_id, generation=replica.chain[1])
         writer = Writer(engine, self._store, self._directory, self._clock, self._token, version, log)
         try:

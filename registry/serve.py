@@ -200,7 +200,8 @@ def membership(settings: Settings, job: Assignment, shown: Certificates) -> Memb
         return Links(identity, writer, settings.peer, rng, ssl_context=shown.client, named=named)
 
     make = make_links if secret is not None else None
-    return Membership(config, make, bool(settings.peer), canonical_region(settings.region, settings.aliases()))
+    region = canonical_region(settings.region, settings.aliases())
+    return Membership(config, make, bool(settings.peer), region, identity.private_key)
 
 
 def _audit_keeper(

@@ -2,9 +2,11 @@
 
     record = JSON [life, incarnation, spec, intent, judgement, end] and, after a line feed, the payloads
 
-A section is [major, origin, minor, generation, seq, birth, size of its payload], or 0 where there is none.
+A section is [major, origin, minor, generation, seq, birth, size of its payload], then its seal in base64 if it has one;
+0 where there is none.
 """
 
+from base64 import b64decode, b64encode
 from collections.abc import Iterator
 from sys import intern
 from typing import Any
@@ -24,8 +26,9 @@ def pack_record(record: Record) -> bytes:
         if section is None:
             head.append(0)
             continue
-        major, origin, minor, payload, generation, seq, birth = section
-        head.append([major, origin, minor, generation, seq, list(birth), len(payload)])
+        major, origin, minor, payload, generation, seq, birth, seal = section
+        told = [major, origin, minor, generation, seq, list(birth), len(payload)]
+        head.append([*told, b64encode(seal).decode()] if seal else told)
         payloads.append(payload)
     return b"\n".join((orjson.dumps(head), b"".join(payloads)))
 
@@ -50,11 +53,12 @@ def _sections(heads: list[Any], rest: bytes) -> Iterator[Section | None]:
         if head == 0:
             yield None
             continue
-        major, origin, minor, generation, seq, birth, size = head
+        major, origin, minor, generation, seq, birth, size, *seal = head
         if not 0 <= size <= len(rest) - at:
             raise ValueError("it is cut short")
+        payload, found = rest[at : at + size], b64decode(seal[0]) if seal else b""
         # Few registries name each other in many records: one text for all of them.
-        yield Section(major, intern(origin), minor, rest[at : at + size], generation, seq, tuple(birth))
+        yield Section(major, intern(origin), minor, payload, generation, seq, tuple(birth), found)
         at += size
     if at != len(rest):
         raise ValueError("it is too long")

@@ -374,10 +374,9 @@ class Writer:
     async def forget_registry(self, registry_id: str) -> bool:
         """Take a registry out of the roster: its pinned identity with it. False: it is not there."""
         self.check()
-        key = REGISTRY_PREFIX + registry_id
-        if key not in self.engine.replica.roster:
+        if REGISTRY_PREFIX + registry_id not in self.engine.replica.roster:
             return False
-        await self._kept(self.engine.delete(key, b"removed by an operator", self.now))
+        await self._kept(self.engine.forget(registry_id, b"removed by an operator", self.now))
         return True
 
     async def _kept(self, effects: list[Effect]) -> None:

@@ -15,6 +15,7 @@ from federation.writes import Token
 from tests.simulation.clocks import Clocks
 from tests.simulation.ledger import Violation, Write
 from tests.simulation.store import DurableStore
+from tests.support.rosters import registry_key
 from tests.support.states import record_of
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ class SimulatedRegistry:
         self.started_s, self.down_since_s = world.now, None
         replica = Replica.restore(self.id, map(record_of, self.store.records.values()), self.store.load_meta())
         rng = random.Random(world.rng.getrandbits(64))
-        self.engine = Engine(world.config(self.id), replica, rng, self.now)
+        self.engine = Engine(world.config(self.id), replica, rng, self.now, registry_key(self.id))
         world.note("start", self.id, len(self.store.records))
         world.after(world.rng.uniform(0.0, TICK_S), self._tick, self._life)
         world.after(world.rng.uniform(0.0, SWEEP_S), self._sweep, self._life)
@@ -177,6 +178,8 @@ class SimulatedRegistry:
                 else:
                     self.world.network.send(self.id, effect.peer, effect.message)
             elif isinstance(effect, Alert):
+                if effect.code == "forged":
+                    raise Violation(f"nobody forges here: {self.id} was told so by {effect.peer}: {effect.detail}")
                 self.alerts[effect.code] = self.alerts.get(effect.code, 0) + 1
                 self.world.note("alert", self.id, effect.code, effect.detail, effect.peer)
             elif isinstance(effect, Close):

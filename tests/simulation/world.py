@@ -22,6 +22,7 @@ from tests.simulation.network import TOPOLOGIES, Network
 from tests.simulation.registry import SimulatedRegistry
 from tests.simulation.scenario import Scenario, draw
 from tests.simulation.store import State
+from tests.support.rosters import advert
 
 OBSERVE_S = 0.5
 SAMPLE_S = 2.0
@@ -120,6 +121,7 @@ class World:
         scenario = self.scenario
         return Config(
             registry_id=registry_id,
+            advert=advert(registry_id),
             reach_s=scenario.reach_s,
             sync_interval_s=scenario.sync_s,
             digest_interval_s=scenario.digest_s,

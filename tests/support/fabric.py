@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterable, Iterator
 from random import Random
 from typing import Any
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
 from federation.clock import Now
 from federation.config import Config
 from federation.effects import Alert, Effect, Send, Store
@@ -16,6 +18,7 @@ from federation.engine import Engine
 from federation.messages import Message
 from federation.replica import Replica
 from federation.wire import decode, encode
+from tests.support.rosters import advert
 
 START_MS = 1_764_000_000_000
 TICK_S = 0.1
@@ -33,6 +36,7 @@ class Fabric:
         self.bytes_by_kind: Counter[str] = Counter()
         self.alerts: list[tuple[str, Alert]] = []
         self.drop: Callable[[str, str, Message], bool] = lambda src, dst, message: False
+        self.alter: Callable[[str, str, Message], Message] = lambda src, dst, message: message
         self.on_store: Callable[[str, str], None] = lambda registry_id, key: None
         self._delay_s, self._wire, self._seed = delay_s, wire, seed
         self._under_way: list[tuple[float, int, str, str, Any]] = []
@@ -44,12 +48,16 @@ class Fabric:
         """The moment, by a clock that may be ahead."""
         return Now(self.now_s, START_MS + int(self.now_s * 1000) + ahead_ms)
 
-    def add(self, registry_id: str, replica: Replica | None = None, **differences: Any) -> Engine:
-        """A registry."""
+    def add(
+        self, registry_id: str, replica: Replica | None = None, key: Ed25519PrivateKey | None = None, **differences: Any
+    ) -> Engine:
+        """A registry. `key`: it seals what it writes, and its entry says so."""
+        if key is not None:
+            differences = {"advert": advert(registry_id, key), **differences}
         config = Config(registry_id, **{"advert": registry_id.encode(), **differences})
         held = replica if replica is not None else Replica(registry_id)
         rng = Random(f"{self._seed} {registry_id}")
-        engine = self.engines[registry_id] = Engine(config, held, rng, self.now())
+        engine = self.engines[registry_id] = Engine(config, held, rng, self.now(), key)
         return engine
 
     def link(self, a: str, b: str) -> None:
@@ -115,6 +123,7 @@ class Fabric:
     def _send(self, src: str, dst: str, message: Message) -> None:
         if (src, dst) not in self._links or self.drop(src, dst, message):
             return
+        message = self.alter(src, dst, message)
         kind = type(message).__name__
         self.kinds[kind] += 1
         packed: Any = message

@@ -4,6 +4,7 @@ import zlib
 
 from federation.columns import Writer
 from federation.messages import (
+    PROTOCOL_VERSION,
     Ack,
     Announce,
     Beats,
@@ -55,12 +56,12 @@ def _type_of(kind: type) -> int:
 
 def framed(kind: type, body: bytes) -> bytes:
     """A frame of that type and any body."""
-    return bytes((0xDA, 1, _type_of(kind))) + body
+    return bytes((0xDA, PROTOCOL_VERSION, _type_of(kind))) + body
 
 
 def deflated(kind: type, body: bytes) -> bytes:
     """The same, with its body compressed."""
-    return bytes((0xDA, 1, _type_of(kind) | COMPRESSED)) + zlib.compress(body)
+    return bytes((0xDA, PROTOCOL_VERSION, _type_of(kind) | COMPRESSED)) + zlib.compress(body)
 
 
 def varints(*values: int) -> bytes:

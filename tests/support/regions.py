@@ -17,7 +17,7 @@ from federation.engine import Engine
 from federation.links import Links, PeerState
 from federation.messages import Message
 from federation.replica import Replica
-from federation.roster import Advert, pack_advert
+from federation.roster import Advert
 from federation.wire import decode, encode
 from registry.admission import Admission
 from registry.allowlist import Allowlist
@@ -36,17 +36,13 @@ from registry.store import RedisStore
 from registry.stored import unpack_meta, unpack_record
 from registry.writer import Writer
 from tests.support.live import until
+from tests.support.rosters import advert, registry_key
 from tests.support.stores import LONG_MS, Bench
 
 HERE, THERE = "here", "there"
 WINDOWS = Windows(30, 90, 300)
 ADMIN = Principal("admin", None, b"", "")
 ANYONE = Principal("none", None, b"", "")
-
-
-def advert(registry_id: str) -> bytes:
-    """What the roster says of a registry."""
-    return pack_advert(Advert(f"http://{registry_id}.example.org:9205", "eu", bytes(32), 1))
 
 
 class Faulty(RedisStore):
@@ -138,7 +134,7 @@ class Peer:
         self.registry_id = registry_id
         self._writer, self._links = writer, links
         config = Config(registry_id, advert=advert(registry_id))
-        self.engine = Engine(config, Replica(registry_id), Random(7), writer.now)
+        self.engine = Engine(config, Replica(registry_id), Random(7), writer.now, registry_key(registry_id))
 
     @property
     def now(self) -> Now:
@@ -187,7 +183,7 @@ async def begin_writer(store: Store, clock: Clock, token: str = "t1", *, directo
     records = [unpack_record(record.key, record.data) async for chunk in store.load() for record in chunk]
     replica = Replica.restore(HERE, records, unpack_meta(meta) if meta else None)
     config = Config(HERE, advert=advert(HERE))
-    engine = Engine(config, replica, Random(1), Now(clock.monotonic(), clock.wall_ms()))
+    engine = Engine(config, replica, Random(1), Now(clock.monotonic(), clock.wall_ms()), registry_key(HERE))
     if directory is None:
         directory = Directory(WINDOWS, clock.monotonic(), HERE)
     writer = Writer(engine, store, directory, clock, token, version)
@@ -216,7 +212,7 @@ class Worker:
         self.follower = Follower(store, self.directory, windows, self.clock, alone=not address)
         make_links = cast(Callable[[Writer], Links] | None, links)
         self.region = Region(
-            Membership(Config(HERE, advert=advert(HERE)), make_links, expects_peers),
+            Membership(Config(HERE, advert=advert(HERE)), make_links, expects_peers, key=registry_key(HERE)),
             store,
             self.directory,
             self.follower,

@@ -23,6 +23,7 @@ from federation.record import Item, Section, SectionKind
 from federation.signed import Proof, incarnation_of, join, read, spec_of
 from tests.support.agents import agent
 from tests.support.live import ADMIN_KEY, Process, session, until
+from tests.support.rosters import advert
 from tests.support.signing import body
 
 SECRET = "a secret of the federation, long enough"
@@ -93,6 +94,12 @@ class Evil:
         entry = Entry(self._seq, Item("n:forged", 1, 0, SPEC, section))
         self._send(peer, Segment((self.name, self.generation), self._seq - 1, self._seq, (entry,)))
         self._send(peer, Segment((peer, generation), 2**40 - 1, 2**40, (Entry(2**40, entry.item),)))
+
+    def relay(self, peer: str, origin: str, generation: int, key: str, payload: bytes) -> None:
+        """Pass on what another registry has written, which it has not."""
+        section = Section(hlc_of(self.now_ms), origin, 0, payload, generation, 2**40, seal=bytes(64))
+        entry = Entry(2**40, Item(key, 1, 0, SPEC, section))
+        self._send(peer, Segment((origin, generation), 2**40 - 1, 2**40, (entry,)))
 
     def _send(self, peer: str, segment: Segment) -> None:
         self._frame += 1
@@ -199,6 +206,16 @@ async def test_what_it_sends_is_refused_or_held_and_the_healthy_notice_nothing(
         # another's origin
         peer.forge("eu", (await view(eu))["self"]["generation"])
         assert "in our name" in (await alerted(eu, "forged"))["detail"]
+        # an API key that us is to have made, and that us is to be found elsewhere
+        generation = (await view(us))["self"]["generation"]
+        for key, payload in (("k:relayed", b"{}"), ("r:us", advert("us"))):
+            peer.relay("eu", "us", generation, key, payload)
+
+            async def refused(key: str = key) -> bool:
+                return key in (await alerted(eu, "forged"))["detail"]
+
+            await until(refused)
+        assert (await alerted(eu, "forged"))["peer"] == "evil"
         # an owner that it has invented, and a word on another's behalf
         marks = tuple(Watermark(name, 2**62 - 1, ((2**62 - 1, 9),), 0) for name in ("us", "nobody"))
         peer.links.send("eu", Watermarks(peer.now_ms, 1, marks))

@@ -692,7 +692,7 @@ async def test_what_is_no_websocket(build: Build, client: aiohttp.ClientSession)
 async def test_another_version(build: Build, client: aiohttp.ClientSession) -> None:
     eu = await build("eu")
     async with opened(client, eu) as ws:
-        await ws.send_str('{"version":2,"what":"ever"}')
+        await ws.send_str(f'{{"version":{LINK_VERSION + 1},"what":"ever"}}')
         assert await closing_reason(ws) == "wrong_version"
     assert eu.member.codes() == ["wrong_version"]
     assert "upgrade the older" in eu.member.alerts[0][1]

@@ -34,7 +34,7 @@ from federation.messages import (
     Watermark,
     Watermarks,
 )
-from federation.record import MAX_INCARNATION, MAX_KEY_LENGTH, MAX_LIFE, Item, Section
+from federation.record import MAX_INCARNATION, MAX_KEY_LENGTH, MAX_LIFE, SEAL_SIZE, Item, Section
 from federation.wire import (
     AGE_STEP_MS,
     MAX_AGE_MS,
@@ -75,6 +75,9 @@ SIGNED = st.integers(-NUMBER_MAX, NUMBER_MAX)
 PAYLOADS = st.binary(max_size=20) | st.sampled_from([b"p" * 1000, bytes(MAX_PAYLOAD_SIZE)])
 
 
+SEALS = st.just(b"") | st.binary(min_size=SEAL_SIZE, max_size=SEAL_SIZE)
+
+
 def tuples_of(element: st.SearchStrategy[Any], most: int = 4) -> st.SearchStrategy[tuple[Any, ...]]:
     return st.lists(element, max_size=most).map(tuple)
 
@@ -83,7 +86,8 @@ def tuples_of(element: st.SearchStrategy[Any], most: int = 4) -> st.SearchStrate
 def items(draw: st.DrawFn) -> Item:
     origin, generation, seq = draw(DOTS)
     birth = draw(st.just(()) | st.just((origin, generation, seq)) | DOTS)
-    section = Section(draw(numbers(HLC_MAX)), origin, draw(numbers(HLC_MAX)), draw(PAYLOADS), generation, seq, birth)
+    stamp, minor, seal = draw(numbers(HLC_MAX)), draw(numbers(HLC_MAX)), draw(SEALS)
+    section = Section(stamp, origin, minor, draw(PAYLOADS), generation, seq, birth, seal)
     return Item(
         draw(KEYS), draw(numbers(MAX_LIFE, 1)), draw(numbers(MAX_INCARNATION)), draw(st.integers(0, 3)), section
     )
@@ -232,31 +236,35 @@ ONE_ITEM = Item("k", 1, 1, 0, Section(1, "a", 0, b"p", 1, 1))
 # The format itself: a change here is a new protocol version
 
 PINNED: dict[str, tuple[Message, str]] = {
-    "ack": (Ack(300), "da0104ac02"),
+    "ack": (Ack(300), "da0204ac02"),
     "pull": (
         Pull(1, {("b", 2): 3, ("a", 7): 1, ("a", 6): 200}),
-        "da0105 01 02 0161 02 0162 01 06 09 01 0600 c801 8d03 01 00c9",
+        "da0205 01 02 0161 02 0162 01 06 09 01 0600 c801 8d03 01 00c9",
     ),
-    "announce": (Announce({("a", 1): 2}, {}, 3, ("b",)), "da0102 0101610101 02 00 03 01 0162"),
+    "announce": (Announce({("a", 1): 2}, {}, 3, ("b",)), "da0202 0101610101 02 00 03 01 0162"),
     "watermarks": (
         Watermarks(-1, 3, (Watermark("a", 9, ((8, 5),), 700),), (Unchanged(2**32 - 1, 9), Unchanged(0, 8))),
-        "da0107 01 06 01 0161 09 bc05 01 01 05 02 00 04 ff00 ff00 ff00 ff00 08 01 0100",
+        "da0207 01 06 01 0161 09 bc05 01 01 05 02 00 04 ff00 ff00 ff00 ff00 08 01 0100",
     ),
     "beats": (
         Beats(("a", 1), (Beat(5, 250, b"xy"), Beat(7, 500, b"zw"))),
-        "da0108 0161 01 02 05 04 00 01 01 00 01 02 00 787a7977",
+        "da0208 0161 01 02 05 04 00 01 01 00 01 02 00 787a7977",
     ),
     "repair": (
         Repair(1, 2, 3, (ONE_ITEM,), True),
-        "da010d 01 02 03 01 01 00 01 00 01 00 6b 01 00 01 01 0161 01 00 00 01 01 01 00 70",
+        "da020d 01 02 03 01 01 00 01 00 01 00 6b 01 00 01 01 0161 01 00 00 01 01 01 00 70",
     ),
     "repair of a registration": (
         Repair(1, 2, 3, (ONE_ITEM._replace(section=ONE_ITEM.section._replace(birth=("a", 1, 1))),), True),
-        "da010d 01 02 03 01 01 04 01 00 01 00 6b 01 00 01 01 0161 01 00 00 01 01 01 00 70",
+        "da020d 01 02 03 01 01 04 01 00 01 00 6b 01 00 01 01 0161 01 00 00 01 01 01 00 70",
+    ),
+    "repair of what is sealed": (
+        Repair(1, 2, 3, (ONE_ITEM._replace(section=ONE_ITEM.section._replace(seal=b"s" * 64)),), True),
+        "da020d 01 02 03 01 01 40 01 00 01 00 6b 01 00 01 01 0161 01 00 00 01 01 01 00 70" + "73" * 64,
     ),
     "push": (
         Push(1, (Segment(("a", 1), 0, 4, (Entry(1, ONE_ITEM),)),)),
-        "da0103 01 01 0161 01 00 04 01 00 01 01 20 01 00 01 00 6b 01 00 01 00 01 01 00 70",
+        "da0203 01 01 0161 01 00 04 01 00 01 01 20 01 00 01 00 6b 01 00 01 00 01 01 00 70",
     ),
 }
 

@@ -58,13 +58,13 @@ def repair_with(at: int, *replaced: int) -> bytes:
 
 REFUSED: dict[str, tuple[bytes, Fault]] = {
     "nothing": (b"", Fault.SIZE),
-    "half a header": (b"\xda\x01", Fault.SIZE),
+    "half a header": (b"\xda\x02", Fault.SIZE),
     "a frame over the limit": (framed(Want, bytes(MAX_FRAME_SIZE - 2)), Fault.SIZE),
     "another protocol": (b"GET / HTTP/1.1", Fault.PROTOCOL),
-    "a later version": (b"\xda\x02\x04\x00", Fault.VERSION),
-    "no such type": (b"\xda\x01\x00", Fault.TYPE),
-    "no such type, compressed": (b"\xda\x01\xff" + zlib.compress(b""), Fault.TYPE),
-    "no deflate": (b"\xda\x01\x84garbage", Fault.COMPRESSION),
+    "a later version": (b"\xda\x03\x04\x00", Fault.VERSION),
+    "no such type": (b"\xda\x02\x00", Fault.TYPE),
+    "no such type, compressed": (b"\xda\x02\xff" + zlib.compress(b""), Fault.TYPE),
+    "no deflate": (b"\xda\x02\x84garbage", Fault.COMPRESSION),
     "deflate of nothing": (deflated(Ack, b""), Fault.TRUNCATED),
     "a deflate bomb": (deflated(Want, bytes(64 * 2**20)), Fault.COMPRESSION),
     "one byte over the body's limit": (deflated(Want, bytes(MAX_BODY_SIZE + 1)), Fault.COMPRESSION),
@@ -118,7 +118,8 @@ REFUSED: dict[str, tuple[bytes, Fault]] = {
     "a key that is not UTF-8": (framed(Want, b"\0\0\x01\x01\0\xff"), Fault.TEXT),
     "a key that ends within a character": (framed(Want, b"\0\0\x02\x01\0\xd1\x97"), Fault.TEXT),
     "items beyond the body": (repair_with(4, 100), Fault.COUNT),
-    "an item of an unknown shape": (repair_with(5, 0x40), Fault.SHAPE),
+    "an item of an unknown shape": (repair_with(5, 0x80), Fault.SHAPE),
+    "a seal that is not there": (repair_with(5, 0x40), Fault.TRUNCATED),
     "an item of two births": (repair_with(5, 0b1100), Fault.SHAPE),
     "an item in place, of no place": (repair_with(5, 0b100000), Fault.SHAPE),
     "more records than items": (
