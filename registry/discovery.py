@@ -1,7 +1,7 @@
 """Find and rank: which nodes hold every filter, and in what order they are offered. Pure."""
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, NamedTuple
@@ -14,12 +14,14 @@ from registry.directory import Directory, Entry
 from registry.latency import AT_HOME_MS, estimates
 from registry.model import DiscoverQuery, DiscoverQuestion, NodeFilter, ResourceFilter
 from registry.names import canonical_region, parse_model
-from registry.ranking import Rows
+from registry.ranking import Cheapest, Rows
 
 CACHE_SIZE = 512
 ORDER_FRESH_S = 1.0  # load changes with every heartbeat; an order this old is still a good one
+COSTS_FRESH_S = 0.2  # which adds to that; a busy worker has answered a hundred other questions by then
 _NOTHING_KNOWN, _NOTHING_COARSE = np.empty(0, np.float32), np.empty(0, np.bool_)
 _NONE, _ONE, _MOST = np.float32(0), np.float32(1), np.float32(ranking.MOST_GB)
+_MOST_COSTS = 8  # arrays of them that are kept: one a region that is near to somebody, four bytes a node each
 _SPARSE = 16  # below one row in so many, rows are listed before they are compared
 _SORT_AT_ONCE = 2_000  # ids; of more than these some thousands are looked through in order instead
 
@@ -260,6 +262,7 @@ class Finder:
     def __init__(self, directory: Directory, aliases: Mapping[str, str]) -> None:
         self._directory = directory
         self._aliases = aliases
+        self._costs = Costs(directory)
         self._kept: dict[tuple[str, str, str, int], tuple[int, Found]] = {}
 
     def discover(
@@ -318,7 +321,7 @@ class Finder:
         held = matching(self._directory.columns, filters_of(query, "online", self._aliases))
         if not held.total:
             return Found([], [], 0, now)
-        order = Order(self._directory, held, near, query, now)
+        order = Order(self._directory, held, near, query, now, self._costs)
         sort = "latency" if query.latency == "min" and query.sort is None else query.sort
         entries = order.by_id(query.limit) if sort == "node_id" else order.best(sort, query.limit, seed)
         return Found(entries, order.latencies(entries), order.total, now)
@@ -348,11 +351,45 @@ class Finder:
         return told
 
 
+@dataclass(slots=True)
+class Summed:
+    """What all rows cost, but for silence and for latency that is known; not to be written to."""
+
+    costs: Floats
+    cheapest: Cheapest | None = None
+
+
+class Costs:
+    """Costs by what is near, for questions that come within a moment and ask for other nodes near to the same region:
+    kept while no node came, went or changed status, and not for long."""
+
+    def __init__(self, directory: Directory) -> None:
+        self._directory = directory
+        self._kept: dict[tuple[str, bool], tuple[tuple[int, int], float, Summed]] = {}
+
+    def of(self, region: str, preferred: bool, now: float, made: Callable[[], Floats]) -> Summed:
+        """Those that are kept, else made. The cheapest are looked for when they are asked for twice."""
+        revisions = self._directory.revision, self._directory.backbone.revision
+        before, at_s, summed = self._kept.get((region, preferred), (None, 0.0, None))
+        if summed is not None and before == revisions and now - at_s < COSTS_FRESH_S:
+            if summed.cheapest is None:
+                summed.cheapest = ranking.cheapest_of(summed.costs)
+            return summed
+        if len(self._kept) >= _MOST_COSTS:
+            self._kept.clear()
+        summed = Summed(made())
+        self._kept[region, preferred] = revisions, now, summed
+        return summed
+
+
 class Order:
     """The order of nodes that hold every filter; see ranking.py. `total`: how many there are."""
 
-    def __init__(self, directory: Directory, held: Matching, near: Near, query: DiscoverQuery, now: float) -> None:
+    def __init__(
+        self, directory: Directory, held: Matching, near: Near, query: DiscoverQuery, now: float, costs: Costs
+    ) -> None:
         self._directory, self._columns, self._now = directory, directory.columns, now
+        self._kept = costs
         self._held, self.total, self._region = held, held.total, near.region
         dense = held.total * _SPARSE >= self._columns.size
         self._rows = None if dense else held.rows()  # None: every row there is
@@ -389,13 +426,14 @@ class Order:
 
     def best(self, sort: str | None, limit: int, seed: int) -> list[Entry]:
         """The first ones. `sort`: by one fact before anything else."""
-        rows = self._rows
-        costs = self._costs()
+        rows, summed = self._rows, self._costs()
+        costs = summed.costs
         keys = costs if sort is None else self._keys(sort)
         places = ranking.best(
             keys, costs, limit, seed, ranking.EQUAL_MS if sort is None else 0.0,
             lambda places: self._late(places if rows is None else rows.take(places)),
             self._held.holds if rows is None else None,
+            summed.cheapest if sort is None else None,
         )  # fmt: skip
         chosen = places if rows is None else rows.take(places)
         return [self._directory.at(row) for row in chosen.tolist()]
@@ -431,8 +469,13 @@ class Order:
         self._shown, self._ranked = shown.compress(near), ranked.compress(near)
         self.total = len(self._rows)
 
-    def _costs(self) -> Floats:
+    def _costs(self) -> Summed:
         """The cost of each row, but for its silence."""
+        if self._rows is None and not len(self._ranked):
+            return self._kept.of(self._region, self._preferred, self._now, self._summed)
+        return Summed(self._summed())
+
+    def _summed(self) -> Floats:
         costs: Floats = self._expected() + self._of_rows(self._columns.base)
         return costs
 

@@ -22,7 +22,7 @@ by 0.1 to change a cost, so that answers do not flap with every heartbeat.
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +41,7 @@ LOAD_SPREAD, MOST_GB = 1e4, 4e4  # of what is sorted by: less than what is worse
 ANOTHER_REGION, NOT_ONLINE, NOT_HEARD_OF = 5e4, 1e5, 2e5
 _SAMPLE = 2_048  # values looked at to guess where the best ones end
 _MANY, _DRAWN = 4_096, 512  # equals; of more than so many, about so many are looked at
+_CHEAPEST = 2_048  # places that are looked at first
 _STEPS_DOWN = 3  # from a guess that was too high; from a higher one it is a long way
 _LOT = np.uint32(2_654_435_761)  # Knuth's multiplier: neighbouring rows get numbers far apart
 
@@ -74,11 +75,13 @@ def best(
     width: float,
     late: Callable[[Rows], Floats],
     holds: Mask | None = None,
+    cheapest: "Cheapest | None" = None,
 ) -> Rows:
     """The places of the least keys, in order. `width`: the keys are the costs, and those of which the same multiple of
     it is the last below are equal; 0: only equal keys are, and then the cost decides. Among equal ones the lot does.
-    `late` is what silence adds to some. `holds`: the places that are candidates; keys of infinity are none."""
-    cutoff, places = _least(keys, limit, width, holds, seed)
+    `late` is what silence adds to some. `holds`: the places that are candidates; keys of infinity are none.
+    `cheapest`: of costs that are keys, where it is known."""
+    cutoff, places = _least(keys, limit, width, holds, seed, cheapest)
     while True:
         found, extra = keys.take(places), late(places)
         if not width:
@@ -101,6 +104,27 @@ def best(
         kept = _first(found, then, limit)
         places, found, then = places[kept], found[kept], then[kept]
     return places.take(np.lexsort((then, found))[:limit])
+
+
+class Cheapest(NamedTuple):
+    """The places of all costs below a bound, which is a multiple of `EQUAL_MS`."""
+
+    end: float
+    places: Rows
+
+
+def cheapest_of(costs: Floats) -> Cheapest:
+    """Some thousands: among them are the best of most questions, whatever else these ask for. None where more are
+    equal."""
+    step = len(costs) // _SAMPLE | 1
+    sample = costs[::step]
+    place = min(_CHEAPEST // step, len(sample) - 1)
+    end = _end_of(float(np.partition(sample, place)[place]), EQUAL_MS)
+    places = np.flatnonzero(costs < end)
+    if len(places) > 4 * _CHEAPEST:
+        end -= EQUAL_MS
+        places = places.compress(costs.take(places) < end)
+    return Cheapest(end, places)
 
 
 def _first(steps: NDArray[Any], then: NDArray[Any], limit: int) -> Rows:
@@ -133,8 +157,14 @@ def lot(rows: Rows, seed: int) -> NDArray[np.uint32]:
     return mixed ^ (mixed >> np.uint32(15))
 
 
-def _least(keys: Floats, limit: int, width: float, holds: Mask | None, seed: int) -> tuple[float, Rows]:
+def _least(
+    keys: Floats, limit: int, width: float, holds: Mask | None, seed: int, cheapest: Cheapest | None
+) -> tuple[float, Rows]:
     """A bound, and the places of the keys below it, the `limit` least among them; of very many equals only some."""
+    if cheapest is not None:
+        places = cheapest.places if holds is None else cheapest.places.compress(holds.take(cheapest.places))
+        if len(places) >= limit:
+            return _narrowed(keys, limit, width, cheapest.end, places)
     cutoff = _end_of(_guess(keys, limit, holds), width)
     below = _below(keys, cutoff, holds)
     count = int(np.count_nonzero(below))
@@ -153,7 +183,11 @@ def _least(keys: Floats, limit: int, width: float, holds: Mask | None, seed: int
                 break
             return cutoff, np.concatenate((np.flatnonzero(sure), drawn))
         cutoff, below, count = cutoff - width, sure, sure_count
-    places = np.flatnonzero(below)
+    return _narrowed(keys, limit, width, cutoff, np.flatnonzero(below))
+
+
+def _narrowed(keys: Floats, limit: int, width: float, cutoff: float, places: Rows) -> tuple[float, Rows]:
+    """A lower bound, where there are many places."""
     if len(places) > 8 * limit:
         found = keys.take(places)
         bound = _end_of(_exact(found, limit), width)

@@ -11,7 +11,16 @@ from hypothesis import strategies as st
 
 from registry import ranking
 from registry.directory import Directory
-from registry.discovery import GENUINE, ORDER_FRESH_S, Finder, filters_of, in_order_of_ids, matching, preferred_region
+from registry.discovery import (
+    COSTS_FRESH_S,
+    GENUINE,
+    ORDER_FRESH_S,
+    Finder,
+    filters_of,
+    in_order_of_ids,
+    matching,
+    preferred_region,
+)
 from registry.lifecycle import Windows
 from registry.model import DiscoverQuery, parse
 from registry.names import canonical_region, parse_model
@@ -489,9 +498,9 @@ def test_the_best_of_many_are_the_least(seed: int) -> None:
     assert costs[found].tolist() == least[np.isfinite(least)].tolist()
 
 
-@given(st.integers(0, 2**32 - 1), st.sampled_from([0.0, 0.3, 0.999, 1.0]))
-@settings(max_examples=30)
-def test_the_best_of_many_that_may_be_late_are_the_least(seed: int, late_share: float) -> None:
+@given(st.integers(0, 2**32 - 1), st.sampled_from([0.0, 0.3, 0.999, 1.0]), st.booleans())
+@settings(max_examples=60)
+def test_the_best_of_many_that_may_be_late_are_the_least(seed: int, late_share: float, known: bool) -> None:
     """Whatever a sample says, however many are equal, and whichever of them silence puts behind others."""
     rng = np.random.default_rng(seed)
     few = np.where(rng.random(20_000) < 0.002, 15.0, ranking.NOT_ONLINE + rng.uniform(0, 300, 20_000))
@@ -500,11 +509,23 @@ def test_the_best_of_many_that_may_be_late_are_the_least(seed: int, late_share: 
     )
     keys, late = costs.astype(np.float32), (rng.uniform(0, 45, 20_000) * (rng.random(20_000) < late_share))
     holds = rng.random(20_000) < rng.choice([0.002, 0.5, 1.0])
-    found = ranking.best(keys, keys, 20, seed, ranking.EQUAL_MS, lambda rows: late[rows].astype(np.float32), holds)
+    found = ranking.best(
+        keys, keys, 20, seed, ranking.EQUAL_MS, lambda rows: late[rows].astype(np.float32), holds,
+        ranking.cheapest_of(keys) if known else None,
+    )  # fmt: skip
     steps = np.floor((keys + late.astype(np.float32)) / ranking.EQUAL_MS)
     assert holds[found].all()
     assert len(set(found.tolist())) == len(found)
     assert steps[found].tolist() == np.sort(steps[holds])[:20].tolist()
+
+
+@pytest.mark.parametrize("costs", [[7.0], [15.0] * 30_000, [*range(30_000)], [15.0, *[26.0] * 30_000]], ids=len)
+def test_the_cheapest_are_all_below_a_bound_and_not_many(costs: list[float]) -> None:
+    given_costs = np.array(costs, np.float32)
+    end, places = ranking.cheapest_of(given_costs)
+    assert places.tolist() == np.flatnonzero(given_costs < end).tolist()
+    assert len(places) <= 8_192
+    assert end % ranking.EQUAL_MS == 0
 
 
 LOADS, SIZES = st.floats(0, 1), st.floats(0, 1e4)
@@ -528,6 +549,22 @@ def test_an_order_is_kept_for_a_second_and_not_past_a_change() -> None:
     assert [e.node_id for e in finder.discover(query, "q", "eu", ORDER_FRESH_S).entries] == ["big", "small", "bare"]
     directory.delete("small", 99)
     assert [e.node_id for e in finder.discover(query, "q", "eu", ORDER_FRESH_S).entries] == ["big", "bare"]
+
+
+def test_the_costs_are_kept_for_a_moment_for_all_questions_and_not_beyond_a_write() -> None:
+    directory = fleet()
+    finder = Finder(directory, ALIASES)
+
+    def ids(limit: int, now: float) -> list[str]:
+        return [e.node_id for e in finder.discover(ask(limit=limit), f"limit={limit}", "eu", now).entries]
+
+    assert ids(3, 0.0) == ["big", "small", "bare"]
+    directory.beat("bare", b'{"cpu_percent":0,"gpus":[{"vram_free_gb":80}]}', NOW_MS + 1, 0.0)
+    assert ids(4, COSTS_FRESH_S - 0.01) == ids(5, COSTS_FRESH_S - 0.01) == ["big", "small", "bare"]
+    assert ids(6, COSTS_FRESH_S) == ["big", "bare", "small"]
+    directory.beat("bare", b'{"cpu_percent":100}', NOW_MS + 2, 0.0)
+    directory.put(record("new", region="eu"), 9, 0.0)
+    assert ids(7, COSTS_FRESH_S) == ["new", "big", "small", "bare"]
 
 
 def test_the_kept_order_is_one_questions_and_one_regions() -> None:
