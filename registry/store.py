@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
-from typing import cast
+from typing import Any, cast
 
 from redis import exceptions as redis_errors
 from redis.asyncio import Redis
@@ -38,7 +38,7 @@ class RedisStore:
         self._reader = client(url, timeout_s=BLOCK_MS / 1000 + 2)
         self._prefix = f"dagi:{{{region}}}:"
         self._keys = [self._key(name) for name in lua.KEYS]
-        self._records, self._last, self._changes, self._seq, self._meta, _ = self._keys
+        self._records, _, self._changes, self._seq, self._meta, _ = self._keys
         self._worker = worker_id
         self._audit = self._key("audit")
         beat_arguments = [self._beat_key(""), beat_window_ms, worker_id]
@@ -168,16 +168,18 @@ class RedisStore:
 
     async def load(self) -> AsyncIterator[list[Loaded]]:
         """See ports.Store."""
-        cursor = 0
+        cursor = b"0"
         seen: set[bytes] = set()
         while True:
-            cursor, found = await guarded(self._redis.hscan(self._records, cursor, count=CHUNK))
-            # HSCAN may show a field twice.
-            fresh = [(key, value) for key, value in found.items() if key not in seen]
-            seen.update(key for key, _ in fresh)
+            cursor, *found = await self._read(lua.LOAD, [self._beat_key(""), cursor, CHUNK])
+            fresh: list[Loaded] = []
+            for key, *told in zip(*(found[i::5] for i in range(5)), strict=True):
+                if key not in seen:  # HSCAN may show a field twice
+                    seen.add(key)
+                    fresh.append(_one_loaded(key.decode(), *told))
             for start in range(0, len(fresh), CHUNK):
-                yield await self._loaded(fresh[start : start + CHUNK])
-            if cursor == 0:
+                yield fresh[start : start + CHUNK]
+            if cursor == b"0":
                 return
 
     async def position(self) -> str:
@@ -214,20 +216,12 @@ class RedisStore:
     def _beat_key(self, key: str) -> str:
         return f"{self._prefix}beat:{key}"
 
-    async def _loaded(self, chunk: Sequence[tuple[bytes, bytes]]) -> list[Loaded]:
-        keys = [key for key, _ in chunk]
-        beats, last = await guarded(
-            self._batches.pipeline(
-                [self._batches.call(lua.READ_BEATS, [self._beat_key(""), *keys]), ["HMGET", self._last, *keys]]
-            )
-        )
-        for answer in (beats, last):
-            if isinstance(answer, Exception):
-                raise unavailable(answer)
-        return [
-            _one_loaded(key.decode(), value, beats[2 * i], int(beats[2 * i + 1]), last[i])
-            for i, (key, value) in enumerate(chunk)
-        ]
+    async def _read(self, script: str, arguments: list[object]) -> list[Any]:
+        """A script's answer, apart from the batches: nobody waits for a long one."""
+        (answer,) = await guarded(self._batches.pipeline([self._batches.call(script, arguments)]))
+        if isinstance(answer, Exception):
+            raise unavailable(answer)
+        return cast(list[Any], answer)
 
 
 def _one_loaded(key: str, value: bytes, beat: bytes | None, left_ms: int, last: bytes | None) -> Loaded:

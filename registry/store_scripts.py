@@ -124,14 +124,20 @@ for i = 1, #found[2], 2 do keys[#keys + 1] = found[2][i] end
 return keys
 """
 
-# ARGV: beat prefix, keys. Answers value and remaining life of each, flat.
-READ_BEATS = """
-local found = {}
-for i = 2, #ARGV do
-  found[#found + 1] = redis.call('GET', ARGV[1] .. ARGV[i])
-  found[#found + 1] = redis.call('PTTL', ARGV[1] .. ARGV[i])
+# ARGV: beat prefix, cursor, count. HSCAN with what is known of the newest heartbeats: cursor, and of each record key,
+# value, beat, the beat's remaining life and when it was last heard, flat.
+LOAD = """
+local found = redis.call('HSCAN', KEYS[1], ARGV[2], 'COUNT', ARGV[3])
+local loaded = {found[1]}
+for i = 1, #found[2], 2 do
+  local key = found[2][i]
+  loaded[#loaded + 1] = key
+  loaded[#loaded + 1] = found[2][i + 1]
+  loaded[#loaded + 1] = redis.call('GET', ARGV[1] .. key)
+  loaded[#loaded + 1] = redis.call('PTTL', ARGV[1] .. key)
+  loaded[#loaded + 1] = redis.call('HGET', KEYS[2], key)
 end
-return found
+return loaded
 """
 
 # ARGV: the audit log's key, a number, count. Answers the oldest `count` lines that come after that entry.
@@ -145,4 +151,4 @@ local from = math.max(0, tonumber(ARGV[2]) + 1 - first)
 return redis.call('LRANGE', ARGV[1], from, from + tonumber(ARGV[3]) - 1)
 """
 
-ALL = (BEATS, COMMIT, LEASE, RELEASE, PUBLISH, UNHEARD, SCAN_KEYS, READ_BEATS, AUDIT_LINES)
+ALL = (BEATS, COMMIT, LEASE, RELEASE, PUBLISH, UNHEARD, SCAN_KEYS, LOAD, AUDIT_LINES)
