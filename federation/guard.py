@@ -15,6 +15,7 @@ from federation.record import KEY_PREFIX, REGISTRY_PREFIX, Item, Record, Section
 from federation.seals import is_forged, is_sealed
 
 MAX_HELD = 1_024  # chains: ten times the registries planned for
+FORGERIES_A_MINUTE = 100  # that one link may have us find: each takes 100 us of a check, and a frame holds thousands
 LINK_SHARES = 4  # origins' shares that one link may hand over: a relay passes on others' writes, or makes up others
 _SPEC, _JUDGEMENT, _END = SectionKind.SPEC, SectionKind.JUDGEMENT, SectionKind.END
 _ONE_LIFE = 0, 2  # (incarnation, life) that an API key can have: it exists, and is deleted
@@ -62,6 +63,8 @@ class Guard:
         self._core = core
         self._allowances: dict[tuple[Harm, str], Allowance] = {}
         self._link_allowances: dict[tuple[Harm, str], Allowance] = {}
+        self._forgeries: dict[str, Allowance] = {}
+        self._deaf_until_s: dict[str, float] = {}
         self.is_there: Callable[[str, Now], bool] = lambda owner, now: False
         self.is_heard: Callable[[str], bool] = lambda key: True  # whether a node of ours is heard here
 
@@ -94,7 +97,7 @@ class Guard:
         if section.origin == self._core.me and self._is_forged(section):
             self._core.alert("forged", f"{item.key}: somebody speaks in our name")
             return Verdict.REFUSED
-        if is_sealed(item) and self._is_news(item) and is_forged(item, self._core.replica.roster):
+        if is_sealed(item) and self._is_news(item) and self._is_not_its_origins(item, now, peer):
             detail = f"{item.key}: not as {section.origin} wrote it, or not written by it"
             self._core.alert("forged", detail, peer)
             return Verdict.REFUSED
@@ -115,6 +118,17 @@ class Guard:
     def _is_forged(self, section: Section) -> bool:
         replica = self._core.replica
         return section.generation == replica.generation and section.seq >= replica.next_seq
+
+    def _is_not_its_origins(self, item: Item, now: Now, peer: str) -> bool:
+        """Whether the seal does not hold. Of whom forged too often, nothing sealed is looked at for a minute."""
+        if now.mono_s < self._deaf_until_s.get(peer, float("-inf")):
+            return True
+        if not is_forged(item, self._core.replica.roster):
+            return False
+        found = self._forgeries.setdefault(peer, Allowance(FORGERIES_A_MINUTE, now.mono_s))
+        if not found.take(FORGERIES_A_MINUTE, now.mono_s):
+            self._deaf_until_s[peer] = now.mono_s + 60
+        return True
 
     def _is_news(self, item: Item) -> bool:
         """Whether it would change what stands; what would not need not be checked."""

@@ -9,9 +9,11 @@ from federation.clock import HLC_MAX, Now, hlc_of
 from federation.config import Config
 from federation.core import Core
 from federation.effects import Alert
-from federation.guard import LINK_SHARES, Allowance, Guard, Holds, Verdict
+from federation.guard import FORGERIES_A_MINUTE, LINK_SHARES, Allowance, Guard, Holds, Verdict
 from federation.record import MAX_LIFE, Item, Section, SectionKind
 from federation.replica import Replica
+from federation.seals import sealed
+from tests.support.rosters import advert, registry_key
 from tests.unit.federation.states import section
 
 NOON_MS = 1_764_000_000_000
@@ -284,3 +286,24 @@ def test_holds_that_a_peer_invents_are_few(monkeypatch: pytest.MonkeyPatch) -> N
     assert holds.limit(("a", 0), 9) == 4, "what is offered again stays longest"
     holds.hold(("a", 99), 5, 0.0)
     assert len(holds) == 10, "to offer it again displaces nothing"
+
+
+def test_whoever_forges_often_is_not_listened_to_for_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
+    checked = []
+
+    def is_forged(item: Item, roster: object) -> bool:
+        checked.append(item)
+        return real(item, roster)  # type: ignore[arg-type]
+
+    real = guard_module.is_forged
+    monkeypatch.setattr(guard_module, "is_forged", is_forged)
+    guard = guarded(sealed(Item("r:a", 1, 0, SPEC, section(1, "a", payload=advert("a"))), registry_key("a")))
+    forged = Item("k:1", 1, 0, SPEC, stamped(0)._replace(seal=bytes(64)))
+    genuine = sealed(forged, registry_key("a"))
+    assert judged(guard, genuine) == (ADMITTED, set())
+    for _ in range(10 * FORGERIES_A_MINUTE):
+        assert judged(guard, forged) == (REFUSED, {"forged"})
+    assert len(checked) == FORGERIES_A_MINUTE + 2
+    assert judged(guard, genuine) == (REFUSED, {"forged"})
+    assert judged(guard, genuine, peer="another") == (ADMITTED, set())
+    assert judged(guard, genuine, NOW._replace(mono_s=NOW.mono_s + 61)) == (ADMITTED, set())
