@@ -520,7 +520,8 @@ class Directory:
 
     def pairs_of(self, node_id: str) -> dict[int, float]:
         """Round trips that a node measured to others, in milliseconds by row."""
-        return self.rows_of(self._pairs.get(node_id, {}))
+        pairs = self._pairs.get(node_id)
+        return self.rows_of(pairs) if pairs else {}
 
     def rows_of(self, by_id: Mapping[str, float]) -> dict[int, float]:
         """Numbers of nodes, by row; those that are not here are left out."""

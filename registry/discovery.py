@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -123,6 +124,12 @@ class Near:
     vector: Mapping[str, float]
     pairs: Mapping[int, float]
     at: Mapping[str, float]
+
+
+@lru_cache(maxsize=64)
+def _somewhere_in(region: str) -> Near:
+    """What is near to somebody of whom nothing but the region is known."""
+    return Near(region, {}, {}, {})
 
 
 def filters_of(query: NodeFilter, default_status: str, aliases: Mapping[str, str]) -> list[Filter]:
@@ -301,6 +308,8 @@ class Finder:
         itself = there if there != beside or there == caller else None
         vector = directory.vector_of(there) if there else {}
         pairs = directory.pairs_of(itself) if itself else {}
+        if not (vector or pairs or asks_for_distance(query) or isinstance(query, DiscoverQuestion)):
+            return _somewhere_in(region), ""
         asked = isinstance(query, DiscoverQuestion) and query.registry_rtt_ms
         at = self._place(query, there, caller_region) if not (vector or asked) and asks_for_distance(query) else {}
         known = there if there and (vector or pairs or at) else ""

@@ -56,6 +56,7 @@ class Vectors:
         self._rows = rows
         self._of: dict[str, Floats] = {}
         self._used: dict[str, int] = {}  # rows that have measured it
+        self._known = bytearray(rows)  # of how many registries, by row
 
     def set(self, row: int, vector: Mapping[str, float]) -> int:
         """A node's vector as it is now; how many of its registries there was no room for."""
@@ -75,10 +76,13 @@ class Vectors:
             column = self._of[name]
             self._used[name] += bool(column[row] != column[row])
             column[row] = value
+        self._known[row] = len(vector) - left_out
         return left_out
 
     def of(self, row: int) -> dict[str, float]:
         """A node's vector."""
+        if not self._known[row]:
+            return {}
         found = {name: float(column[row]) for name, column in self._of.items()}
         return {name: value for name, value in found.items() if value == value}
 
@@ -86,6 +90,7 @@ class Vectors:
         """There is room for so many rows."""
         for name, column in self._of.items():
             self._of[name] = np.concatenate((column, np.full(rows - self._rows, np.nan, np.float32)))
+        self._known += bytes(rows - self._rows)
         self._rows = rows
 
     def column(self, name: str) -> Floats | None:

@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from registry.directory import Directory
-from registry.discovery import Finder
+from registry.discovery import Finder, Found
 from registry.latency import MOST_REGISTRIES, Vectors, believed, estimates
 from registry.lifecycle import Windows
-from registry.model import DiscoverQuestion, parse
+from registry.model import DiscoverQuery, DiscoverQuestion, parse
 from tests.support.records import ALIASES, HOME, NOW_MS, at_home, record
 
 
@@ -128,6 +128,26 @@ def test_what_was_measured_stands_over_every_estimate() -> None:
     directory.beat("me", orjson.dumps(metrics), NOW_MS + 1, 0.0, metrics)
     assert answer(directory, latency="min")[1] == ("abroad", 3.0, "measured"), "also by a heartbeat"
     assert answer(directory, "beside", latency="min")[-1][0] == "abroad", "of one node, not of others"
+
+
+def test_who_has_measured_nothing_is_answered_as_all_of_the_region_until_it_has() -> None:
+    directory = world(quiet={})
+    finder, query = Finder(directory, ALIASES), parse(DiscoverQuery, {})
+
+    def found(caller: str | None) -> Found:
+        return finder.discover(query, "q", "eu", 0.0, 3, caller)
+
+    assert found("unknown") is found("quiet") is found("nobody") is found(None)
+    assert found("me") is not found(None)
+    metrics = {"registry_rtt_ms": {"eu": 9.0}}
+    directory.beat("unknown", orjson.dumps(metrics), NOW_MS + 1, 0.0, metrics)
+    metrics = {"node_rtt_ms": {"abroad": 9.0}}
+    directory.beat("quiet", orjson.dumps(metrics), NOW_MS + 1, 0.0, metrics)
+    assert len({id(found(caller)) for caller in ("unknown", "quiet", None)}) == 3
+    metrics = {"registry_rtt_ms": {}, "node_rtt_ms": {}}
+    for caller in ("unknown", "quiet"):
+        directory.beat(caller, orjson.dumps(metrics), NOW_MS + 2, 0.0, metrics)
+        assert found(caller) is found(None), "it takes back what it has measured"
 
 
 def test_a_caller_that_is_no_node_says_what_it_measured() -> None:
