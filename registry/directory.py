@@ -277,7 +277,8 @@ class Due:
 
 class Directory:
     """All nodes. `revision` grows with every change that can alter an answer's membership or order;
-    heartbeats that only bring new numbers do not count. `on_transition` hears of changes of liveness."""
+    heartbeats that only bring new numbers do not count. `retold` grows with everything else that can alter what is
+    shown of a node. `on_transition` hears of changes of liveness."""
 
     def __init__(self, windows: Windows, now: float, registry_id: str) -> None:
         self.windows = windows
@@ -302,7 +303,7 @@ class Directory:
         self._owners = {registry_id: self._us}
         self._alive = 0  # nodes of ours that are not offline
         self._late = 0  # those among them that are called degraded for their silence
-        self.revision = 0
+        self.revision = self.retold = 0
         self.newest = 0  # the greatest version of a change that was heard of
         self.by_status: dict[str, int] = {}
         self.by_signature: dict[str | None, int] = {}
@@ -423,6 +424,7 @@ class Directory:
         self._forget_status(entry)
         entry.signature = VERIFIED if fault is None else INVALID
         entry._dynamic = None
+        self.retold += 1
         self._count_status(entry)
         if fault is not None:
             entry.must_register = True
@@ -576,6 +578,7 @@ class Directory:
         if metrics is not None:
             self._beaten(entry, metrics, decoded)
         entry.heard(at_ms, now)
+        self.retold += 1
         self.columns.heard_s[entry.row] = now
 
     def restore(
@@ -591,6 +594,7 @@ class Directory:
         entry.heard_s = now - (self.windows.offline_after_s if age_s is None else age_s)
         self.columns.heard_s[entry.row] = entry.heard_s
         entry._dynamic = None
+        self.retold += 1
 
     # liveness
 
@@ -606,7 +610,10 @@ class Directory:
     ) -> None:
         """How another registry stands; see Owner.hear."""
         owner = self._owner(registry_id)
-        if not owner.is_us and owner.hear(reachable, age_s, now_ms, generation, known):
+        if owner.is_us:
+            return
+        self.retold += 1
+        if owner.hear(reachable, age_s, now_ms, generation, known):
             self.revision += 1
 
     def restart_counting(self, now: float) -> None:

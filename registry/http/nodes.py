@@ -2,8 +2,9 @@
 
 import random
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import orjson
 from aiohttp import web
@@ -184,20 +185,19 @@ class NodeHandlers:
                 raise ApiError("forbidden", "explain counts all nodes; ask with a key without region or role scopes.")
             query, question = within, repr(within)
         self._reservations.expire()
-        region, lot = self._caller_region(who.node_id), self._dice.randrange(LOTS)
+        region, lot = self._caller_region(who.node_id), int(self._dice.random() * LOTS)
         now_s = self._clock.monotonic()
         beside = self._beside(request, who, query)
         found = self._finder.discover(query, question, region, now_s, lot, who.node_id, beside)
         if query.explain or query.proof:
             told = self._finder.explain(query, region, who.node_id, beside) if query.explain else None
             return answer(self._shown(query, found, now_s, told))
-        fares = [entry.dynamic() for entry in found.entries], [entry.owner.piece for entry in found.entries]
-        shown = found.shown
-        if shown is not None and shown.body and shown.echo == query.echo and shown.fares == fares:
+        shown, retold = found.shown, self._registry.directory.retold
+        if shown is not None and shown.body and shown.echo == query.echo and shown.stands(found.entries, retold):
             return answer(shown.body)
         body = self._shown(query, found, now_s, None)
         asked_again = shown is not None and len(body) <= MOST_KEPT_BYTES
-        found.shown = _Shown(query.echo, fares, body if asked_again else b"")
+        found.shown = _Shown(query.echo, _fares(found.entries), body if asked_again else b"", retold)
         return answer(body)
 
     def _shown(self, query: DiscoverQuery, found: Found, now_s: float, told: dict[str, Any] | None) -> bytes:
@@ -231,13 +231,31 @@ class NodeHandlers:
         return entry.region if entry else canonical_region(self._registry.place.region, self._registry.place.aliases)
 
 
-class _Shown(NamedTuple):
+_Fares = tuple[list[bytes], list[bytes]]
+
+
+@dataclass(slots=True)
+class _Shown:
     """An answer as it was made, of an order that is kept. It is given again while its nodes fare as they did, which
-    their order takes no notice of. `body`: once it was asked for twice."""
+    their order takes no notice of. `body`: once it was asked for twice. `retold`: the directory's, when they were last
+    looked at."""
 
     echo: bytes
-    fares: tuple[list[bytes], list[bytes]]
+    fares: _Fares
     body: bytes
+    retold: int
+
+    def stands(self, entries: Sequence[Entry], retold: int) -> bool:
+        """Whether its nodes fare as they did. They are not looked at while nothing at all has changed."""
+        if self.retold != retold:
+            if self.fares != _fares(entries):
+                return False
+            self.retold = retold
+        return True
+
+
+def _fares(entries: Sequence[Entry]) -> _Fares:
+    return [entry.dynamic() for entry in entries], [entry.owner.piece for entry in entries]
 
 
 MOST_KEPT_BYTES = 2**16  # of an answer that is kept; there are CACHE_SIZE of them

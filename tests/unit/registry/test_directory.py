@@ -69,6 +69,7 @@ class AgainstNaive(RuleBasedStateMachine):
         self.told: list[Transition] = []
         self.nodes: dict[str, Naive] = {}
         self.deleted: dict[str, int] = {}
+        self.seen: dict[tuple[int, int], dict[str, bytes]] = {}
 
     def newest(self, node_id: str) -> int:
         known = self.nodes.get(node_id)
@@ -170,6 +171,12 @@ class AgainstNaive(RuleBasedStateMachine):
         statuses = [node.status for node in self.nodes.values()]
         assert counts.total == len(statuses)
         assert {k: n for k, n in counts.by_status.items() if n} == {s: statuses.count(s) for s in set(statuses)}
+
+    @invariant()
+    def what_is_shown_changes_with_a_number(self) -> None:
+        revisions = self.directory.revision, self.directory.retold
+        shown = {entry.node_id: entry.fragment() for entry in self.directory.entries()}
+        assert self.seen.setdefault(revisions, shown) == shown
 
     @invariant()
     def every_answer_is_the_models(self) -> None:
