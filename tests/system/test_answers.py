@@ -1,11 +1,13 @@
-"""Answers as bytes on the wire: what is written in one piece says the same as what aiohttp writes."""
+"""Answers as bytes on the wire: what is written at once says the same as what aiohttp writes."""
 
+import json
 import socket
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from registry.http.wire import MOST_JOINED_BYTES
 from tests.support.live import ADMIN_KEY, running
 
 LIST = "/api/v1/nodes"
@@ -67,6 +69,18 @@ def test_requests_on_one_connection_are_answered_in_order(port: int) -> None:
         "HTTP/1.1 200",
     ]
     assert found.endswith('"next_cursor":null}')
+
+
+def test_long_answers_come_whole_and_in_order(port: int) -> None:
+    node = json.dumps({"node_id": "long", "labels": [f"{number:060}" for number in range(200)]})
+    short = ask("GET", "/healthz")
+    sent = ask("POST", f"{LIST}/register", body=node) + (ask("GET", f"{LIST}/long") + short) * 20
+    _, *answers, last = exchange(port, sent + ask("GET", LIST, "Connection: close")).split("HTTP/1.1 200 OK")[1:]
+    longest = [parts(answer) for answer in answers[0::2]]
+    assert {int(fields["content-length"]) == len(body) for _, fields, body in longest} == {True}
+    assert {json.loads(body)["node_id"] for _, _, body in longest} == {"long"}
+    assert min(len(body) for _, _, body in longest) > MOST_JOINED_BYTES
+    assert json.loads(parts(last)[2])["total"] == 1
 
 
 def test_head_has_the_length_and_no_body(port: int) -> None:

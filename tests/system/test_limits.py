@@ -5,10 +5,11 @@ import contextlib
 import gzip
 import json
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import pytest
+import uvloop
 from aiohttp import web
 
 from registry.audit import Audit
@@ -261,18 +262,24 @@ async def test_a_body_that_does_not_end_is_answered_and_cut(house: House, monkey
     assert house.counted == ["body_time"]
 
 
-async def test_an_answer_that_nobody_takes_is_cut(house: House) -> None:
-    line = await connect(house, get("/"))
-    line.writer.transport.pause_reading()
+@pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+def test_an_answer_that_nobody_takes_is_cut(loop: Callable[[], asyncio.AbstractEventLoop]) -> None:
+    async def ask_and_take_nothing() -> None:
+        async with running_house() as house:
+            line = await connect(house, get("/"))
+            line.writer.transport.pause_reading()
 
-    async def stuck() -> bool:
-        return bool(house.runner._patience.answers)
+            async def stuck() -> bool:
+                return bool(house.runner._patience.answers)
 
-    await until(stuck)
-    house.pass_s(30)
-    assert house.counted == ["answer_time"]
-    line.writer.transport.resume_reading()
-    assert len(await line.to_end()) < 2**24
+            await until(stuck)
+            house.pass_s(30)
+            assert house.counted == ["answer_time"]
+            line.writer.transport.resume_reading()
+            assert len(await line.to_end()) < 2**24
+
+    with asyncio.Runner(loop_factory=loop) as runner:
+        runner.run(ask_and_take_nothing())
 
 
 async def test_who_keeps_on_sending_after_the_answer_is_cut(house: House) -> None:
