@@ -70,8 +70,7 @@ def filled(count: int) -> tuple[Directory, list[dict[str, Any]]]:
     gc.disable()
     for index in range(count):
         if index < 100_000:
-            request = parse(RegisterRequest, {**fleet.registration(index), "region": REGIONS[index % len(REGIONS)]})
-            record = registered(None, request.node_id or "", request, Origin("eu", "eu", "127.0.0.1", 1, {}))
+            record = _registered(index, region=REGIONS[index % len(REGIONS)])
             made.append(record)
         else:
             old = made[index % len(made)]
@@ -181,16 +180,16 @@ def held(count: int) -> tuple[float, float]:
 def _held(count: int) -> tuple[float, float]:
     directory = Directory(Windows(30, 90, 300), 0.0, "eu")
     resident = psutil.Process().memory_info
-    _put(directory, 0)  # and everything that one node needs
+    directory.put(_registered(0), 1, 0.0)  # and everything that one node needs
     before = resident().rss
     for index in range(1, count):
-        _put(directory, index)
+        directory.put(_registered(index), index + 1, 0.0)
     a_node = (resident().rss - before) / count
     some = [entry for _, entry in zip(range(1_000), directory.entries(), strict=False)]
     return a_node, statistics.mean(len(entry.registration) for entry in some)
 
 
-def _put(directory: Directory, index: int) -> None:
-    request = parse(RegisterRequest, fleet.registration(index))
-    record = registered(None, request.node_id or "", request, Origin("eu", "eu", "127.0.0.1", 1, {}))
-    directory.put(record, index + 1, 0.0)
+def _registered(index: int, **fields: Any) -> Record:
+    """A node of the fleet; `fields` stand instead of what it says."""
+    request = parse(RegisterRequest, {**fleet.registration(index), **fields})
+    return registered(None, request.node_id or "", request, Origin("eu", "eu", "127.0.0.1", 1, {}))
