@@ -91,7 +91,7 @@ class Gate:
             return web.Response(status=CALLER_GONE)
         started = perf_counter()
         path, _, _ = request.raw_path.partition("?")
-        hot = self._hot.get((request.method, path))
+        hot = self._hot.get((request.method, path)) if "Expect" not in request.headers else None
         response = await self._answered(request, hot)
         seconds = perf_counter() - started
         headers = response.headers
@@ -106,7 +106,7 @@ class Gate:
         try:
             for _ in range(2):  # where we have become the writer ourselves, there is nobody else to ask
                 try:
-                    return await self._handled(request, hot)
+                    return await (self._routed(request) if hot is None else hot(request))
                 except NotWriter:
                     forwarded = await self._forward(request)
                 if forwarded is not None:
@@ -148,9 +148,7 @@ class Gate:
             response.force_close()
         return response
 
-    async def _handled(self, request: web.Request, hot: Handler | None) -> web.StreamResponse:
-        if hot is not None and "Expect" not in request.headers:
-            return await hot(request)
+    async def _routed(self, request: web.Request) -> web.StreamResponse:
         if self._origins and request.method == "OPTIONS" and "Origin" in request.headers:
             return web.Response(status=204, headers=_CORS)
         caller_address.set(partial(self._callers.address, request))
