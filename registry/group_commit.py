@@ -13,8 +13,10 @@ from dataclasses import dataclass
 from hashlib import sha1
 from typing import Any
 
+from hiredis import pack_command
 from redis import exceptions as redis_errors
 from redis.asyncio import Redis
+from redis.asyncio.connection import AbstractConnection
 
 from registry import store_scripts as lua
 from registry.ports import StoreUnavailable
@@ -158,11 +160,16 @@ class GroupCommit:
         return answers
 
     async def _once(self, calls: list[list[Any]]) -> list[Any]:
-        pipe = self._redis.pipeline(transaction=False)
-        for call in calls:
-            pipe.execute_command(*call)
-        answers: list[Any] = await pipe.execute(raise_on_error=False)
-        return answers
+        """One round trip. redis-py's pipeline does the same in twice the time, most of it packing arguments one by
+        one; a connection on which something went wrong has closed itself before it goes back to the pool."""
+        packed = b"".join([pack_command(tuple(call)) for call in calls])
+        pool = self._redis.connection_pool
+        connection = await pool.get_connection()  # type: ignore[no-untyped-call]  # the library has no types here
+        try:
+            await connection.send_packed_command(packed)
+            return [await _answer(connection) for _ in calls]
+        finally:
+            await pool.release(connection)
 
     def call(self, script: str | None, arguments: list[Any]) -> list[Any]:
         """The command that runs a script, or the plain command."""
@@ -192,6 +199,13 @@ def frames(batch: bytes) -> Iterator[tuple[str, int, bytes]]:
         key, at_ms, size = batch[at:start].split()
         at = start + int(size)
         yield key.decode(), int(at_ms), batch[start:at]
+
+
+async def _answer(connection: AbstractConnection) -> Any:
+    try:
+        return await connection.read_response()
+    except redis_errors.ResponseError as refusal:  # of this call: the next one's answer follows
+        return refusal
 
 
 def _batch(beats: Sequence[_Beat]) -> bytes:

@@ -15,12 +15,12 @@ from tests.support.stores import Bench, heard, loaded, told
 AT = 1_700_000_000_000
 
 
-async def test_what_arrives_in_one_turn_shares_one_pipeline(region: Bench) -> None:
+async def test_what_arrives_in_one_turn_shares_one_round_trip(region: Bench) -> None:
     batches: list[int] = []
     store = await region.worker(on_commit=lambda number, seconds: batches.append(number))
     await (await region.writer(store)).put("a")
     batches.clear()
-    before = region.pipelines
+    before = region.round_trips
     await asyncio.gather(
         *(store.setting(f"s{i}", b"x") for i in range(40)),
         *(heard(store, AT) for _ in range(40)),
@@ -28,7 +28,7 @@ async def test_what_arrives_in_one_turn_shares_one_pipeline(region: Bench) -> No
         store.commit("t1", {1}, 2, [Put("b", b"x")], None),
     )
     assert batches[0] == 121
-    assert region.pipelines - before == 2  # the settings are read in another
+    assert region.round_trips - before == 2  # the settings are read in another
     assert batches[1:] == [40]
 
 
@@ -41,14 +41,14 @@ async def test_a_heartbeat_of_the_same_turn_finds_the_record_of_a_commit(region:
 
 async def test_what_arrives_while_a_batch_is_under_way_shares_the_next(region: Bench) -> None:
     store = await region.worker()
-    before = region.pipelines
+    before = region.round_trips
     first = asyncio.create_task(store.ping())
     for _ in range(3):  # until it is on its way
         await asyncio.sleep(0)
-    assert region.pipelines - before == 1
+    assert region.round_trips - before == 1
     assert not first.done()
     await asyncio.gather(first, *(store.publish(f"n{i}", b"x") for i in range(20)))
-    assert region.pipelines - before == 2
+    assert region.round_trips - before == 2
 
 
 async def test_a_turn_of_very_many_heartbeats_answers_each(region: Bench) -> None:
