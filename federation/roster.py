@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -48,6 +49,11 @@ def pack_advert(advert: Advert) -> bytes:
 def unpack_advert(packed: bytes) -> Advert | None:
     """What `pack_advert` wrote, here or in a later version (whose further fields are passed over); None for
     anything else."""
+    return _unpacked(packed) if len(packed) <= MAX_ADVERT_SIZE else None
+
+
+@lru_cache(maxsize=1_024)  # whenever a seal is checked, its origin's is asked for
+def _unpacked(packed: bytes) -> Advert | None:
     fields = read_object(packed, MAX_ADVERT_SIZE)
     if fields is None or not fields.keys() >= {"url", "region", "identity", "version"}:
         return None

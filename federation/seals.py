@@ -7,6 +7,7 @@ themselves (signed.py), owners' words on nodes, which they say again where these
 """
 
 from collections.abc import Mapping
+from functools import lru_cache
 
 import orjson
 from cryptography.exceptions import InvalidSignature
@@ -35,7 +36,7 @@ def sealed(item: Item, key: Ed25519PrivateKey) -> Item:
 def is_sealed_by(item: Item, identity: bytes) -> bool:
     """Whether the holder of that identity has sealed the write."""
     try:
-        Ed25519PublicKey.from_public_bytes(identity).verify(item.section.seal, _content(item))
+        _public_key(identity).verify(item.section.seal, _content(item))
     except (InvalidSignature, ValueError):
         return False
     return True
@@ -55,6 +56,11 @@ def is_forged(item: Item, roster: Mapping[str, Record]) -> bool:
         pinned = item.section.payload
     advert = unpack_advert(pinned) if pinned is not None else None
     return advert is not None and not is_sealed_by(item, advert.identity)
+
+
+@lru_cache(maxsize=1_024)
+def _public_key(identity: bytes) -> Ed25519PublicKey:
+    return Ed25519PublicKey.from_public_bytes(identity)
 
 
 def _content(item: Item) -> bytes:
