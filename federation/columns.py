@@ -172,6 +172,9 @@ class Reader:
     def number(self, most: int = NUMBER_MAX) -> int:
         """See Writer.number; only the shortest form is taken."""
         data, at = self._data, self._at
+        if at < len(data) and (value := data[at]) < 0x80 and value <= most:  # most of them
+            self._at = at + 1
+            return value
         value = shift = 0
         byte = 0x80
         while byte & 0x80:

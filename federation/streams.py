@@ -16,6 +16,9 @@ from federation.record import weight
 MANY_HOPS = 1_000
 PUSHES_AT_ONCE = 4  # before there is a gap between them: who writes now and then never waits
 
+_Made = dict[tuple[Chain, int, int, int], tuple[Segment | None, bool]]
+"""By chain, cursor and room, what was put together in this turn: most links get the same."""
+
 
 class Streams:
     """See the module."""
@@ -40,9 +43,10 @@ class Streams:
 
     def flush(self, now: Now) -> None:
         """Send what there is to every link that has room."""
+        made: _Made = {}
         for link in self._core.greeted():
             while self._may_push(link) and now.mono_s >= self._next_push_s(link):
-                segments = self._collect(link)
+                segments = self._collect(link, made)
                 if segments:
                     self._core.send(link, Push(self._core.frame(link, now), tuple(segments)))
                     paid_s = max(self._paid_s.get(link.peer, 0.0), now.mono_s)
@@ -141,7 +145,7 @@ class Streams:
         other = self._core.links.get(feeder) if feeder != link.peer else None
         return other is not None and origin not in other.pruned_by_us and origin != link.peer and hops <= segment.hops
 
-    def _collect(self, link: Link) -> list[Segment]:
+    def _collect(self, link: Link, made: _Made) -> list[Segment]:
         config = self._core.config
         room_items, room_bytes = config.frame_items, config.frame_bytes
         segments: list[Segment] = []
@@ -151,7 +155,11 @@ class Streams:
             del link.behind[chain]
             if not self._core.follows(link, chain[0]):
                 continue
-            segment, done = self._segment(link, chain, room_items, room_bytes)
+            cursor = self._cursor(link, chain)
+            segment, done = made.get((chain, cursor, room_items, room_bytes), (None, False))
+            if segment is None:
+                segment, done = self._segment(chain, cursor, room_items, room_bytes)
+                made[chain, cursor, room_items, room_bytes] = segment, done
             if segment is None:
                 continue
             link.cursor[chain] = segment.upto
@@ -162,11 +170,14 @@ class Streams:
                 link.behind[chain] = None
         return segments
 
-    def _segment(self, link: Link, chain: Chain, room_items: int, room_bytes: int) -> tuple[Segment | None, bool]:
-        """The next stretch of a chain, and whether it reaches our position."""
+    def _cursor(self, link: Link, chain: Chain) -> int:
+        """From where on the link is to get the chain."""
+        return max(link.cursor.get(chain, 0), link.vector.get(chain, 0), self._core.replica.log(chain).whole_after)
+
+    def _segment(self, chain: Chain, cursor: int, room_items: int, room_bytes: int) -> tuple[Segment | None, bool]:
+        """The stretch of a chain that follows `cursor`, and whether it reaches our position."""
         replica = self._core.replica
         log, position = replica.log(chain), replica.vector.get(chain, 0)
-        cursor = max(link.cursor.get(chain, 0), link.vector.get(chain, 0), log.whole_after)
         if cursor >= position:
             return None, True
         entries: list[Entry] = []

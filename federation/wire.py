@@ -10,6 +10,7 @@ Equal messages make equal frames (of one zlib), and a frame's message makes that
 import zlib
 from collections.abc import Callable, Sequence
 from itertools import islice
+from operator import is_
 from typing import Any, NamedTuple, TypeVar
 
 from federation.clock import MAX_CHAINS, Vector
@@ -157,10 +158,33 @@ def _get_announce(reader: Reader) -> Announce:
     return Announce(*_get_position(reader), _get_origins(reader))
 
 
+class _LastPush:
+    """The segments of the last push, and their bytes: a write goes to every link, and is put into columns once."""
+
+    def __init__(self) -> None:
+        self._segments: tuple[Segment, ...] = ()
+        self._packed = b""
+
+    def pack(self, segments: tuple[Segment, ...]) -> bytes:
+        """What `_put_segments` writes."""
+        if len(segments) != len(self._segments) or not all(map(is_, segments, self._segments)) or not segments:
+            writer = Writer()
+            _put_segments(writer, segments)
+            self._segments, self._packed = segments, bytes(writer.out)
+        return self._packed
+
+
+_last_push = _LastPush()
+
+
 def _put_push(writer: Writer, message: Push) -> None:
     writer.number(message.frame)
-    writer.number(len(message.segments), MAX_SEGMENTS)
-    for segment in message.segments:
+    writer.out += _last_push.pack(message.segments)
+
+
+def _put_segments(writer: Writer, segments: Sequence[Segment]) -> None:
+    writer.number(len(segments), MAX_SEGMENTS)
+    for segment in segments:
         chain, after, upto, entries = segment.chain, segment.after, segment.upto, segment.entries
         if not _is_within(after, upto, [entry.seq for entry in entries]):
             raise ValueError(f"a segment of {chain} with entries out of order, or outside {after}..{upto}")
@@ -169,10 +193,10 @@ def _put_push(writer: Writer, message: Push) -> None:
         writer.number(upto)
         writer.number(len(entries), MAX_ITEMS)
         writer.number(segment.hops, MAX_HOPS)
-    everything = [entry for segment in message.segments for entry in segment.entries]
+    everything = [entry for segment in segments for entry in segment.entries]
     writer.deltas([entry.seq for entry in everything])
-    places = [(*segment.chain, entry.seq) for segment in message.segments for entry in segment.entries]
-    put_items(writer, [entry.item for entry in everything], places, [segment.chain for segment in message.segments])
+    places = [(*segment.chain, entry.seq) for segment in segments for entry in segment.entries]
+    put_items(writer, [entry.item for entry in everything], places, [segment.chain for segment in segments])
 
 
 def _get_push(reader: Reader) -> Push:

@@ -46,6 +46,19 @@ def test_a_write_is_pushed_at_once_and_once() -> None:
     assert pushes(engine.tick(fabric.now()), "us") == []
 
 
+def test_links_at_one_place_get_one_segment_that_is_put_together_once() -> None:
+    fabric, engine = with_peers("us", "asia", "late")
+    engine.disconnected("late", fabric.now())
+    register(fabric, engine, "n:a")
+    engine.connected("late", fabric.now())
+    engine.receive("late", Hello("late", 1, {engine.replica.chain: 1}, {}, 0, (), 0), fabric.now())
+    effects = register(fabric, engine, "n:b")
+    (us,), (asia,) = pushes(effects, "us"), pushes(effects, "asia")
+    assert us.segments[0] is asia.segments[0]
+    (late,) = pushes(effects, "late")
+    assert late.segments[0].entries == us.segments[0].entries
+
+
 def test_what_was_written_twice_while_the_link_was_full_goes_once() -> None:
     fabric, engine = with_peers("us", window_frames=1)
     register(fabric, engine, "n:a")

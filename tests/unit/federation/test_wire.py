@@ -2,6 +2,7 @@
 
 import json
 import random
+from dataclasses import replace
 from typing import Any, get_args
 from zlib import crc32
 
@@ -273,6 +274,13 @@ PINNED: dict[str, tuple[Message, str]] = {
 def test_the_format_stays_what_it_is(case: str) -> None:
     message, frame = PINNED[case]
     assert encode(message).hex() == frame.replace(" ", "")
+
+
+@settings(deadline=None)
+@given(st.lists(tuples_of(segments(), 2), min_size=2, max_size=2), st.permutations([0, 0, 1, 1, 0]))
+def test_what_was_pushed_before_changes_no_frame(known: list[tuple[Segment, ...]], order: list[int]) -> None:
+    alone = [encode(Push(9, tuple(replace(segment) for segment in each))) for each in known]  # equal, and not the same
+    assert [encode(Push(9, known[which])) for which in order] == [alone[which] for which in order]
 
 
 # How long it is
