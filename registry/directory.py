@@ -366,7 +366,7 @@ class Directory:
             self._unsorted.append(node_id)
             was = None
         else:
-            was = entry.region, entry.role
+            was = entry.region, self.columns.kind(int(self.columns.class_of[entry.row])).role
             self._forget_status(entry)
             if entry.key_hash is not None:
                 self._keys.pop(entry.key_hash, None)
