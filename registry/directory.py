@@ -640,6 +640,7 @@ class Directory:
         """Nodes of ours that have been silent too long for what was last said of them; bounded work a call.
         Until that is said they come up again."""
         found: list[Due] = []
+        self._watch_heard_again(now)  # first: it may be due for something by now
         for due_at_s, node_id in self._deadlines.due(now, limit):
             entry = self._nodes.get(node_id)
             # A node deleted and registered again, or moved away and back, has a newer entry: this one is dead.
@@ -661,17 +662,17 @@ class Directory:
         """How much longer nobody is called offline, because too many fell silent at once; None: no hold."""
         return self._guard.left_s(now)
 
-    def _due_offline(self, now: float, limit: int) -> list[Due]:
-        overdue: list[Entry] = []
-        for node_id in self._overdue:
+    def _watch_heard_again(self, now: float) -> None:
+        for node_id in list(self._overdue):
             entry = self._nodes.get(node_id)
             if entry is None or not self._expires(entry):
-                continue
-            if self._liveness_due(entry, now) == "offline":
-                overdue.append(entry)
-            else:
-                self._watch(entry)  # it was heard again
-        self._overdue = dict.fromkeys(entry.node_id for entry in overdue)
+                del self._overdue[node_id]
+            elif self._liveness_due(entry, now) != "offline":
+                del self._overdue[node_id]
+                self._watch(entry)
+
+    def _due_offline(self, now: float, limit: int) -> list[Due]:
+        overdue = [self._nodes[node_id] for node_id in self._overdue]
         silent = self._late + sum(entry.liveness == "online" for entry in overdue)
         if not self._guard.holds(silent, self._alive, now):
             return [self._due(entry, "offline") for entry in overdue[:limit]]

@@ -396,6 +396,19 @@ def test_nobody_expires_before_one_full_window_after_a_restart(nodes: list[tuple
     assert set(say_all(directory, start + 300.1)) == {(node_id, "offline") for node_id in gone}
 
 
+@pytest.mark.parametrize("heard_again", [True, False])
+def test_who_was_overdue_and_is_no_more_is_late_on_time_the_next_time(heard_again: bool) -> None:
+    start = 1_000.0
+    directory = empty(start)
+    directory.put(made("a"), 1, start)
+    assert [each.word.liveness for each in directory.due(start + 300)] == ["offline"]  # which nobody could write down
+    if heard_again:
+        directory.beat("a", b"{}", NOW_MS, start + 300)
+    else:
+        directory.restart_counting(start + 300)
+    assert [(each.node_id, each.word.liveness) for each in directory.due(start + 390)] == [("a", "degraded")]
+
+
 def test_what_the_store_knows_of_a_heartbeat_is_taken_unless_more_is_known_here() -> None:
     directory = empty()
     directory.put(made("a"), 1, 0.0)
