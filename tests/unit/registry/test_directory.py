@@ -108,6 +108,8 @@ class AgainstNaive(RuleBasedStateMachine):
             known.heard_s, known.offered_s = self.now, float("-inf")
         if known.liveness != stored.word.liveness:
             known.offered_s = float("-inf")
+            if stored.word.liveness == "online":  # as it was heard
+                known.heard_s = self.now
         known.version, known.record = version, stored
         if not known.is_ours:  # what its home registry says of it is all we know
             known.beat_at_ms = max(known.beat_at_ms or 0, stored.last_registration_ms)
