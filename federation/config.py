@@ -29,6 +29,7 @@ class Config:
     hold_retry_s: float = 30.0  # what exceeds an origin's share is asked for again
 
     tombstone_min_age_s: float = 3_600.0  # longer than any message lives
+    succession_s: float = 120.0  # a registry that was taken out and is alive is back by then
     eviction_s: float = 7 * 86_400.0  # collection waits no longer for a registry that is away
 
     frame_bytes: int = 256 * 1024

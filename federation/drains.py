@@ -8,11 +8,11 @@ under way travels as its replacement.
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from federation.clock import Chain, Now, Vector, reaches
+from federation.clock import Chain, Now, Vector, covers, reaches
 from federation.core import Core, Link
 from federation.intake import Intake
 from federation.messages import Drain, Pull
-from federation.record import Item, Record, weight
+from federation.record import Item, Record, SectionKind, weight
 
 _BACKOFF_S = 1.0
 
@@ -154,7 +154,9 @@ class Drains:
         """Begin a drain; an earlier one to the same registry is no longer wanted."""
         replica = self._core.replica
         upto = {chain: log.last for chain, log in replica.logs.items() if log.last > pull.vector.get(chain, 0)}
-        self._outgoing[link.peer] = _Outgoing(pull.pull_id, dict(replica.vector), dict(pull.vector), upto, sorted(upto))
+        drain = _Outgoing(pull.pull_id, dict(replica.vector), dict(pull.vector), upto, sorted(upto))
+        drain.carried += (i for record in replica.roster.values() for i in _entries(record, pull.vector))
+        self._outgoing[link.peer] = drain
 
     def flush(self, now: Now) -> None:
         """Send chunks where there is room; half of a link's room stays free for fresh writes."""
@@ -211,3 +213,10 @@ class Drains:
     def _replaced(self, record: Record) -> None:
         for drain in self._outgoing.values():
             drain.replaced[id(record)] = record
+
+
+def _entries(entry: Record, known: Vector) -> Iterator[Item]:
+    """What the roster says of a registry, for who may not know it yet: first, as all that it has sealed is checked
+    against that."""
+    if entry.spec is not None and not covers(known, entry.spec.dot):
+        yield Item(entry.key, entry.life, entry.incarnation, SectionKind.SPEC, entry.spec)

@@ -36,10 +36,12 @@ from federation.messages import (
     Watermarks,
 )
 from federation.ports import Rng
-from federation.record import REGISTRY_PREFIX, Item, Record, SectionKind
+from federation.record import REGISTRY_PREFIX, Item, Record, Section, SectionKind
 from federation.replica import Replica
+from federation.roster import unpack_advert
 from federation.seals import is_sealed_by
 from federation.streams import Streams
+from federation.succession import Succession
 from federation.tombstones import Collector
 from federation.walks import Walks
 from federation.writes import Token, Writes
@@ -49,7 +51,8 @@ _HELLO_EVERY_S = 2.0
 _SETTLE_A_TICK = 2_000  # fingerprints: about 15 ms of work
 _ANNOUNCE_AGAIN_S = 60.0
 _THERE_S = 3.0  # three watermarks
-_ENROL_AGAIN_S = 60.0  # somebody deleted our entry, or wrote over it: at most one answer a minute
+_ENROL_AGAIN_S = 1.0  # somebody took us out: until we are back, what we seal is held elsewhere
+_ENROL_OVER_S = 60.0  # somebody has our name: two of one name would fight
 
 
 class Engine:
@@ -80,9 +83,13 @@ class Engine:
         self._drains.on_lack = self._streams.graft
         self._flushed_seq = 0
         self._next_announce_s = self._next_enrol_s = now.mono_s
+        self._enrolled: Section | None = None
         if key is not None and not self._is_entry_ours(key):
             self._writes.restate(config.registry_id)  # before the entry: until that is kept, each start does it
         self._enrol(now)
+        self._next_enrol_s = now.mono_s  # a start has told nobody yet
+        self._succession = Succession(core, self._writes, now)
+        self._succession.on_enrolled = self._walks.enrolled
 
     # links
 
@@ -122,6 +129,7 @@ class Engine:
         self._enrol(now)
         self._announce(now)
         self._drains.tick(now)
+        self._succession.tick(now)
         self._walks.tick(now)
         self._liveness.tick(now)
         self._collector.tick(now)
@@ -267,18 +275,24 @@ class Engine:
         return link.vector.get(chain, 0) if link is not None and link.greeted else self.replica.vector.get(chain, 0)
 
     def _enrol(self, now: Now) -> None:
-        """Our own entry in the roster, written when it is not there (any more) or says something else."""
-        if now.mono_s < self._next_enrol_s:
+        """Our own entry in the roster, written when it is not there (any more) or says something else. One with
+        another identity than ours gives way to one of the next life, which brings its own."""
+        own, seal_key = self.replica.get(REGISTRY_PREFIX + self.config.registry_id), self._core.key
+        spec = own.spec if own is not None and own.exists else None
+        if (spec is not None and spec is self._enrolled) or now.mono_s < self._next_enrol_s:
             return
-        self._next_enrol_s = now.mono_s + _ENROL_AGAIN_S
-        key = REGISTRY_PREFIX + self.config.registry_id
-        own, seal_key = self.replica.get(key), self._core.key
-        is_told = own is not None and own.exists and own.spec is not None and own.spec.payload == self.config.advert
-        if not is_told or (seal_key is not None and not self._is_entry_ours(seal_key)):
-            try:
-                self._writes.put(key, self.config.advert, now)
-            except ValueError as fault:
-                self._core.alert("not_enrolled", str(fault))
+        is_told = spec is not None and spec.payload == self.config.advert
+        if is_told and (seal_key is None or self._is_entry_ours(seal_key)):
+            self._enrolled = spec
+            return
+        other = seal_key is not None and spec is not None and _is_of_another(spec, seal_key)
+        self._next_enrol_s = now.mono_s + (_ENROL_AGAIN_S if spec is None else _ENROL_OVER_S)
+        if other:
+            self._core.alert("identity_replaced", "our entry in the roster had another identity than ours")
+        try:
+            self._writes.put(REGISTRY_PREFIX + self.config.registry_id, self.config.advert, now, anew=other)
+        except ValueError as fault:
+            self._core.alert("not_enrolled", str(fault))
 
     def _is_entry_ours(self, key: Ed25519PrivateKey) -> bool:
         """Whether our own entry in the roster is sealed with that key."""
@@ -413,3 +427,8 @@ class Engine:
             if whole:
                 link.announced_whole, link.announced_whole_s = link.announced, now.mono_s
             self._core.send(link, Announce(news, dict(replica.floor), replica.life_floor, direct))
+
+
+def _is_of_another(entry: Section, key: Ed25519PrivateKey) -> bool:
+    advert = unpack_advert(entry.payload)
+    return advert is not None and advert.identity != key.public_key().public_bytes_raw()

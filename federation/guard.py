@@ -12,12 +12,13 @@ from enum import Enum
 from federation.clock import Chain, Now, Vector, hlc_of, wall_ms_of
 from federation.core import Core
 from federation.record import KEY_PREFIX, REGISTRY_PREFIX, Item, Record, Section, SectionKind, section_of
-from federation.seals import is_forged, is_sealed
+from federation.seals import Seal, is_sealed, seal_of
 
 MAX_HELD = 1_024  # chains: ten times the registries planned for
 FORGERIES_A_MINUTE = 100  # that one link may have us find: each takes 100 us of a check, and a frame holds thousands
 LINK_SHARES = 4  # origins' shares that one link may hand over: a relay passes on others' writes, or makes up others
 _SPEC, _JUDGEMENT, _END = SectionKind.SPEC, SectionKind.JUDGEMENT, SectionKind.END
+_FORGED = Seal.BROKEN, Seal.FORMER
 _ONE_LIFE = 0, 2  # (incarnation, life) that an API key can have: it exists, and is deleted
 
 
@@ -97,10 +98,17 @@ class Guard:
         if section.origin == self._core.me and self._is_forged(section):
             self._core.alert("forged", f"{item.key}: somebody speaks in our name")
             return Verdict.REFUSED
-        if is_sealed(item) and self._is_news(item) and self._is_not_its_origins(item, now, peer):
-            detail = f"{item.key}: not as {section.origin} wrote it, or not written by it"
-            self._core.alert("forged", detail, peer)
-            return Verdict.REFUSED
+        if self._core.key is not None and is_sealed(item) and self._is_news(item):
+            seal = self._seal_of(item, now, peer)
+            if seal in _FORGED:
+                detail = f"{item.key}: not as {section.origin} wrote it, or not written by it"
+                self._core.alert("forged", detail, peer)
+            if seal is Seal.BROKEN:
+                return Verdict.REFUSED
+            # Else its entry is on its way, or whoever has it says it anew (succession.py). That we are out anybody may
+            # say, as we answer: of two that have taken each other out neither would hear of the other any more.
+            if seal is not Seal.HOLDS and not (item.kind == _END and item.key == REGISTRY_PREFIX + self._core.me):
+                return Verdict.HELD
         harm = self._harm(item, now)
         if harm is not None and not self._allowed(harm, section.origin, peer, now):
             detail = f"{section.origin} {harm.value} more than its share a minute, or {peer} says so"
@@ -119,16 +127,16 @@ class Guard:
         replica = self._core.replica
         return section.generation == replica.generation and section.seq >= replica.next_seq
 
-    def _is_not_its_origins(self, item: Item, now: Now, peer: str) -> bool:
-        """Whether the seal does not hold. Of whom forged too often, nothing sealed is looked at for a minute."""
+    def _seal_of(self, item: Item, now: Now, peer: str) -> Seal:
+        """Whether the seal holds. Of whom forged too often, nothing sealed is looked at for a minute."""
         if now.mono_s < self._deaf_until_s.get(peer, float("-inf")):
-            return True
-        if not is_forged(item, self._core.replica.roster):
-            return False
-        found = self._forgeries.setdefault(peer, Allowance(FORGERIES_A_MINUTE, now.mono_s))
-        if not found.take(FORGERIES_A_MINUTE, now.mono_s):
-            self._deaf_until_s[peer] = now.mono_s + 60
-        return True
+            return Seal.BROKEN
+        seal = seal_of(item, self._core.replica.roster)
+        if seal in _FORGED:
+            found = self._forgeries.setdefault(peer, Allowance(FORGERIES_A_MINUTE, now.mono_s))
+            if not found.take(FORGERIES_A_MINUTE, now.mono_s):
+                self._deaf_until_s[peer] = now.mono_s + 60
+        return seal
 
     def _is_news(self, item: Item) -> bool:
         """Whether it would change what stands; what would not need not be checked."""
@@ -206,6 +214,10 @@ class Holds:
 
     def __len__(self) -> int:
         return len(self._held)
+
+    def of(self, origin: str) -> bool:
+        """Whether something of that origin is held."""
+        return any(chain[0] == origin for chain in self._held)
 
     def given(self, vector: Vector) -> None:
         """Everything up to there was given, and nothing of it held."""

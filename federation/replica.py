@@ -48,6 +48,7 @@ class Replica:
         self.declined: Vector = {}  # tombstones that were offered and seen before: somebody still holds them
         self.tombstones: dict[str, Record] = {}
         self.roster: dict[str, Record] = {}
+        self.touched_entries: set[str] = set()  # of the roster, until somebody has looked at what became of them
         self.logs: dict[Chain, Log] = {}
         self.digest = DigestTree(digest_key)
         self.on_replaced: Callable[[Record], None] | None = None
@@ -215,7 +216,8 @@ class Replica:
         self._count -= 1
         self.digest.remove(record)
         self.tombstones.pop(record.key, None)
-        self.roster.pop(record.key, None)
+        if self.roster.pop(record.key, None) is not None:
+            self.touched_entries.add(record.key)
         if self.on_replaced is not None:
             self.on_replaced(record)
         record.clear()
@@ -251,6 +253,7 @@ class Replica:
         else:
             self.tombstones.pop(record.key, None)
         if record.key.startswith(REGISTRY_PREFIX):
+            self.touched_entries.add(record.key)
             if record.deleted:
                 self.roster.pop(record.key, None)
             else:

@@ -7,6 +7,7 @@ themselves (signed.py), owners' words on nodes, which they say again where these
 """
 
 from collections.abc import Mapping
+from enum import Enum
 from functools import lru_cache
 
 import orjson
@@ -19,6 +20,16 @@ from federation.roster import unpack_advert
 _CONTEXT = b"dagi-seal-1\n"  # no signature of ours for anything else can pass for a seal
 _SEALED_KINDS = (SectionKind.INTENT, SectionKind.END)
 _SEALED_PREFIXES = (KEY_PREFIX, LIST_PREFIX, REGISTRY_PREFIX)
+
+
+class Seal(Enum):
+    """UNKNOWN: its origin is in no roster, yet or any more. FORMER: it is not of the identity that its origin has, but
+    from before that had it."""
+
+    HOLDS = "holds"
+    BROKEN = "broken"
+    FORMER = "former"
+    UNKNOWN = "unknown"
 
 
 def is_sealed(item: Item) -> bool:
@@ -42,20 +53,23 @@ def is_sealed_by(item: Item, identity: bytes) -> bool:
     return True
 
 
-def is_forged(item: Item, roster: Mapping[str, Record]) -> bool:
-    """Whether the write is not its origin's, as far as `roster` can tell: in the name of a registry that is in none
-    a member may write, as it may enrol one."""
-    if not is_sealed(item):
-        return False
+def seal_of(item: Item, roster: Mapping[str, Record]) -> Seal:
+    """How a write of a sealed kind stands, as far as `roster` can tell. An entry of a later life than the one that
+    stands brings its own identity: the one before was taken out, as any member may."""
     own_entry = REGISTRY_PREFIX + item.section.origin
     if item.key.startswith(REGISTRY_PREFIX) and item.key != own_entry and item.kind != SectionKind.END:
-        return True  # a registry speaks for itself; others can only take it out
+        return Seal.BROKEN  # a registry speaks for itself; others can only take it out
     entry = roster.get(own_entry)
-    pinned = entry.spec.payload if entry is not None and entry.spec is not None else None
-    if pinned is None and item.key == own_entry and item.kind == SectionKind.SPEC:
-        pinned = item.section.payload
-    advert = unpack_advert(pinned) if pinned is not None else None
-    return advert is not None and not is_sealed_by(item, advert.identity)
+    pinned = entry.spec if entry is not None else None
+    if item.key == own_entry and item.kind == SectionKind.SPEC:
+        is_first = entry is None or pinned is None or item.life > entry.life
+        pinned = item.section if is_first else pinned
+    if pinned is None:
+        return Seal.UNKNOWN
+    advert = unpack_advert(pinned.payload)
+    if advert is not None and is_sealed_by(item, advert.identity):
+        return Seal.HOLDS
+    return Seal.FORMER if item.section.generation < pinned.generation else Seal.BROKEN
 
 
 @lru_cache(maxsize=1_024)

@@ -99,6 +99,11 @@ class Walks:
             self._due_s = now.mono_s + config.digest_interval_s * (0.75 + rng.random() / 2)
             self.begin(rng.choice(links), now, bounded=True)
 
+    def enrolled(self, origin: str) -> None:
+        """Its entry is here: what was held for want of it is asked for at once."""
+        if self._intake.holds.of(origin):
+            self._retry_s = float("-inf")
+
     def begin(self, link: Link, now: Now, *, bounded: bool) -> None:
         """Ask for the top."""
         self._next_id += 1

@@ -1,11 +1,22 @@
 """This registry's own writes: stamps are minted here, above everything that they replace."""
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from federation.clock import HLC_MAX, Dot, Now, hlc_of
 from federation.core import Core
-from federation.record import KEY_PREFIX, MAX_INCARNATION, MAX_LIFE, REGISTRY_PREFIX, Item, Record, Section, SectionKind
-from federation.seals import is_sealed, sealed
+from federation.record import (
+    KEY_PREFIX,
+    MAX_INCARNATION,
+    MAX_LIFE,
+    REGISTRY_PREFIX,
+    Item,
+    Record,
+    Section,
+    SectionKind,
+    section_of,
+)
+from federation.seals import Seal, is_sealed, seal_of, sealed
 
 
 class Token(NamedTuple):
@@ -95,9 +106,9 @@ class Writes:
         held = record.intent
         self._write(record, SectionKind.INTENT, self._mint(now, held.major if held else 0), 0, payload)
 
-    def put(self, key: str, payload: bytes, now: Now) -> None:
-        """A thing without an owner."""
-        life, incarnation, born = self._life(key, 0, None)
+    def put(self, key: str, payload: bytes, now: Now, *, anew: bool = False) -> None:
+        """A thing without an owner. `anew`: in a life of its own, whatever stands."""
+        life, incarnation, born = self._life(key, 0, None, anew=anew)
         self._spec(key, payload, now, life, incarnation, born, 0)
 
     def delete(self, key: str, reason: bytes, now: Now) -> None:
@@ -119,18 +130,38 @@ class Writes:
     def restate(self, origin: str) -> None:
         """Write anew, and seal, what that registry has sealed: one that is gone, or we ourselves with another key. All
         but its own entry. It stands just above what it replaces, and below whatever was written since, anywhere."""
-        replica = self._core.replica
-        for record in list(replica.records()):
-            for item in list(record.items()):
-                held = item.section
-                if held.origin != origin or not is_sealed(item) or item.key == REGISTRY_PREFIX + origin:
-                    continue
-                birth = held.birth or (held.dot if item.kind == SectionKind.SPEC else ())
-                anew = self._section(min(held.major + 1, HLC_MAX), held.minor, held.payload, birth)
-                if anew > held:
-                    self._apply(item._replace(section=anew))
+        for item in self._sealed_by(origin):
+            self._restate(item)
+
+    def restating(self, origin: str) -> Iterator[None]:
+        """The same for what the roster does not vouch for (any more), in steps of one look each."""
+        for item in self._sealed_by(origin):
+            yield
+            if seal_of(item, self._core.replica.roster) is not Seal.HOLDS:
+                self._restate(item)
 
     # parts
+
+    def _sealed_by(self, origin: str) -> list[Item]:
+        """What stands of what it has sealed, but for its own entry."""
+        found = []
+        for chain, log in self._core.replica.logs.items():
+            for seq, record, kind in log.after(0, log.last) if chain[0] == origin else ():
+                section = section_of[kind](record)
+                if section is not None and log.is_live(seq, record, kind):
+                    item = Item(record.key, record.life, record.incarnation, kind, section)
+                    if is_sealed(item) and item.key != REGISTRY_PREFIX + origin:
+                        found.append(item)
+        return found
+
+    def _restate(self, item: Item) -> None:
+        record, held = self._core.replica.get(item.key), item.section
+        if record is None or item not in record.items():
+            return  # something else stands there by now
+        birth = held.birth or (held.dot if item.kind == SectionKind.SPEC else ())
+        anew = self._section(min(held.major + 1, HLC_MAX), held.minor, held.payload, birth)
+        if anew > held:
+            self._apply(item._replace(section=anew))
 
     def _life(self, key: str, incarnation: int, token: Token | None, *, anew: bool = False) -> tuple[int, int, bool]:
         """(life, incarnation, whether it is new here) of something that registers."""

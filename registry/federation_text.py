@@ -14,6 +14,8 @@ ALERT_HEADINGS = ("ALERT", "COUNT", "LAST", "DETAIL")
 NOTED_S = 180.0  # what keeps links from being made is said again every minute
 _OF_LINKS = (
     "identity_changed",
+    "identity_replaced",
+    "member_removed",
     "refused",
     "same_id",
     "wrong_certificate",
@@ -154,7 +156,8 @@ def problems(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def notes(view: Mapping[str, Any]) -> list[str]:
-    """Why links are not made, said lately: also by registries that are in nobody's list, as they were refused."""
+    """Why links are not made, or who is in no roster any more, said lately: also of registries that are in nobody's
+    list, as they were refused."""
     found = []
     for code in _OF_LINKS:
         alert = view["alerts"].get(code)

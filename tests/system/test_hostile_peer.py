@@ -12,7 +12,6 @@ from typing import Any
 import aiohttp
 import orjson
 import pytest
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from agent.discovery import AsyncNodeDiscovery
 from federation.clock import hlc_of
@@ -20,10 +19,12 @@ from federation.handshake import Identity
 from federation.links import Links
 from federation.messages import Entry, Hello, Message, Push, Segment, Watermark, Watermarks
 from federation.record import Item, Section, SectionKind
+from federation.roster import Advert, pack_advert
+from federation.seals import sealed
 from federation.signed import Proof, incarnation_of, join, read, spec_of
 from tests.support.agents import agent
 from tests.support.live import ADMIN_KEY, Process, session, until
-from tests.support.rosters import advert
+from tests.support.rosters import advert, registry_key
 from tests.support.signing import body
 
 SECRET = "a secret of the federation, long enough"
@@ -36,10 +37,10 @@ SPEC, _, JUDGEMENT, END = SectionKind
 class Evil:
     """A member of the federation that says whatever a test wants it to."""
 
-    def __init__(self, name: str, secret: str = SECRET) -> None:
-        identity = Identity(name, name, None, Ed25519PrivateKey.generate(), secret.encode())
+    def __init__(self, name: str, seeds: list[str], secret: str = SECRET) -> None:
+        self.identity = Identity(name, name, None, registry_key(name), secret.encode())
         self.name = name
-        self.links = Links(identity, self, [], Random(1))
+        self.links = Links(self.identity, self, seeds, Random(1))
         self.heard: list[Message] = []
         self.up: set[str] = set()
         self._frame = self._seq = 0
@@ -77,7 +78,7 @@ class Evil:
         for key, life, kind, payload, ahead_ms in items:
             self._seq += 1
             section = Section(hlc_of(self.now_ms + ahead_ms), self.name, 0, payload, self.generation, self._seq)
-            entries.append(Entry(self._seq, Item(key, life, 0, kind, section)))
+            entries.append(Entry(self._seq, sealed(Item(key, life, 0, kind, section), self.identity.private_key)))
         self._send(peer, Segment((self.name, self.generation), after, self._seq, tuple(entries)))
 
     def alter(self, peer: str, key: str, payload: bytes, incarnation: int) -> None:
@@ -109,10 +110,7 @@ class Evil:
 @contextlib.asynccontextmanager
 async def evil(url: str, name: str = "evil", secret: str = SECRET) -> AsyncIterator[Evil]:
     """It dials the registry."""
-    made = Evil(name, secret)
-    made.links = Links(
-        Identity(name, name, None, Ed25519PrivateKey.generate(), secret.encode()), made, [url], Random(1)
-    )
+    made = Evil(name, [url], secret)
     await made.links.start()
     try:
         yield made
@@ -219,7 +217,8 @@ async def test_what_it_sends_is_refused_or_held_and_the_healthy_notice_nothing(
         # an owner that it has invented, and a word on another's behalf
         marks = tuple(Watermark(name, 2**62 - 1, ((2**62 - 1, 9),), 0) for name in ("us", "nobody"))
         peer.links.send("eu", Watermarks(peer.now_ms, 1, marks))
-        # mass deletion
+        # mass deletion, as a member
+        peer.push("eu", ("r:evil", 1, SPEC, pack_advert(Advert(None, "evil", peer.identity.public_key, 2)), 0))
         peer.push("eu", *((f"n:n{number}", 2, END, b"gone", 0) for number in range(MANY)))
         assert "evil" in (await alerted(eu, "quarantined"))["detail"]
 

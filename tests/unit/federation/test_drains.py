@@ -45,7 +45,7 @@ def test_a_missing_chunk_makes_the_claim_void_and_it_is_asked_for_again() -> Non
     lost: list[Message] = []
 
     def drop(src: str, dst: str, message: Message) -> bool:
-        if isinstance(message, Drain) and message.index == 3 and not lost:
+        if isinstance(message, Drain) and message.index == 4 and not lost:  # a registration
             lost.append(message)
             return True
         return False

@@ -12,7 +12,7 @@ from federation.effects import Alert
 from federation.guard import FORGERIES_A_MINUTE, LINK_SHARES, Allowance, Guard, Holds, Verdict
 from federation.record import MAX_LIFE, Item, Section, SectionKind
 from federation.replica import Replica
-from federation.seals import sealed
+from federation.seals import Seal, sealed
 from tests.support.rosters import advert, registry_key
 from tests.unit.federation.states import section
 
@@ -23,13 +23,14 @@ ADMITTED, REFUSED, HELD = Verdict
 GENERATION = 5
 
 
-def guarded(*held: Item, burst: int = 2, reachable: tuple[str, ...] = ()) -> Guard:
+def guarded(*held: Item, burst: int = 2, reachable: tuple[str, ...] = (), seals: bool = False) -> Guard:
     replica = Replica("me")
     replica.generation = GENERATION
     for item in held:
         replica.apply(item)
     replica.vector[replica.chain] = 10
-    guard = Guard(Core(Config("me", deletion_burst=burst, takeover_burst=burst), replica, Random(1)))
+    config = Config("me", deletion_burst=burst, takeover_burst=burst)
+    guard = Guard(Core(config, replica, Random(1), registry_key("me") if seals else None))
     guard.is_there = lambda owner, now: owner in reachable
     return guard
 
@@ -288,16 +289,28 @@ def test_holds_that_a_peer_invents_are_few(monkeypatch: pytest.MonkeyPatch) -> N
     assert len(holds) == 10, "to offer it again displaces nothing"
 
 
+A_S_ENTRY = sealed(Item("r:a", 1, 0, SPEC, section(1, "a", payload=advert("a"))), registry_key("a"))
+
+
+def test_what_nobody_in_the_roster_has_sealed_waits_for_its_entry() -> None:
+    """No position passes it: a registry's first writes may overtake its entry."""
+    write = sealed(Item("k:1", 1, 0, SPEC, stamped(0)), registry_key("a"))
+    guard = guarded(seals=True)
+    assert judged(guard, write) == (HELD, set())
+    guard._core.replica.apply(A_S_ENTRY)
+    assert judged(guard, write) == (ADMITTED, set())
+
+
 def test_whoever_forges_often_is_not_listened_to_for_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
     checked = []
 
-    def is_forged(item: Item, roster: object) -> bool:
+    def seal_of(item: Item, roster: object) -> Seal:
         checked.append(item)
         return real(item, roster)  # type: ignore[arg-type]
 
-    real = guard_module.is_forged
-    monkeypatch.setattr(guard_module, "is_forged", is_forged)
-    guard = guarded(sealed(Item("r:a", 1, 0, SPEC, section(1, "a", payload=advert("a"))), registry_key("a")))
+    real = guard_module.seal_of
+    monkeypatch.setattr(guard_module, "seal_of", seal_of)
+    guard = guarded(A_S_ENTRY, seals=True)
     forged = Item("k:1", 1, 0, SPEC, stamped(0)._replace(seal=bytes(64)))
     genuine = sealed(forged, registry_key("a"))
     assert judged(guard, genuine) == (ADMITTED, set())

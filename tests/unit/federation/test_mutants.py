@@ -1,16 +1,26 @@
 """Mechanisms that the simulation does not miss when they are broken: here a test does."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
 
+from federation import guard
 from federation.clock import HybridClock
 from federation.core import Core
 from federation.drains import Drains
+from federation.record import Item, Record
 from federation.replica import Replica
+from federation.seals import Seal
 from federation.streams import Streams
-from tests.unit.federation import test_drains, test_liveness, test_lost_store, test_streams, test_wrong_clock
+from tests.unit.federation import (
+    test_drains,
+    test_liveness,
+    test_lost_store,
+    test_streams,
+    test_succession,
+    test_wrong_clock,
+)
 
 Patch = pytest.MonkeyPatch
 
@@ -57,6 +67,15 @@ def _the_last_feeder_is_asked_to_stop(patch: Patch) -> None:
     patch.setattr(Streams, "_comes_shorter", shorter)
 
 
+def _who_is_in_no_roster_is_believed(patch: Patch) -> None:
+    def seal_of(item: Item, roster: Mapping[str, Record]) -> Seal:
+        seal = original(item, roster)
+        return Seal.HOLDS if seal is Seal.UNKNOWN else seal
+
+    original = guard.seal_of
+    patch.setattr(guard, "seal_of", seal_of)
+
+
 @pytest.mark.parametrize(
     ("mutate", "test"),
     [
@@ -72,6 +91,10 @@ def _the_last_feeder_is_asked_to_stop(patch: Patch) -> None:
         (
             _lost_words_are_not_said_again,
             test_lost_store.test_it_says_again_what_only_the_lost_store_had_said_once_it_hears_the_node,
+        ),
+        (
+            _who_is_in_no_roster_is_believed,
+            test_succession.test_nothing_is_taken_in_the_name_of_one_whose_entry_a_member_took_out,
         ),
     ],
 )

@@ -6,16 +6,17 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from federation.clock import HLC_MAX
+from federation.clock import HLC_MAX, hlc_of
 from federation.messages import Drain, Entry, Message, Push, Repair
 from federation.record import Item, Record, SectionKind
 from federation.replica import Replica
-from federation.seals import is_forged, is_sealed, is_sealed_by, sealed
+from federation.seals import Seal, is_sealed, is_sealed_by, seal_of, sealed
 from tests.support.fabric import Fabric
 from tests.support.rosters import advert, registry_key
 from tests.unit.federation.states import joined, section
 
 SPEC, INTENT, JUDGEMENT, END = SectionKind
+HOLDS, BROKEN, FORMER, UNKNOWN = Seal
 KEY = registry_key("a")
 OTHER = Ed25519PrivateKey.from_private_bytes(b"another key of a's".ljust(32, b"."))
 
@@ -40,12 +41,12 @@ def test_what_gives_power_or_takes_it_is_sealed(key: str, kind: SectionKind, *, 
     item = Item(key, 2 if kind is END else 1, 0, kind, section(5, "a"))
     assert is_sealed(item) is expected
     assert bool(sealed(item, KEY).section.seal) is expected
-    assert is_forged(item, ROSTER) is expected  # it is not sealed, and should be
+    assert is_sealed_by(sealed(item, KEY), KEY.public_key().public_bytes_raw()) is expected
 
 
 def test_its_origin_s_is_believed() -> None:
     assert is_sealed_by(WRITE, KEY.public_key().public_bytes_raw())
-    assert not is_forged(WRITE, ROSTER)
+    assert seal_of(WRITE, ROSTER) is HOLDS
 
 
 @pytest.mark.parametrize(
@@ -56,33 +57,49 @@ def test_its_origin_s_is_believed() -> None:
     ],
 )  # fmt: skip
 def test_nothing_of_a_write_can_be_changed(change: dict[str, Any]) -> None:
-    assert is_forged(WRITE._replace(section=WRITE.section._replace(**change)), ROSTER)
+    assert seal_of(WRITE._replace(section=WRITE.section._replace(**change)), ROSTER) is BROKEN
 
 
 @pytest.mark.parametrize("change", [{"key": "k:2"}, {"life": 2}, {"incarnation": 1}, {"kind": INTENT}])
 def test_nor_what_it_belongs_to(change: dict[str, Any]) -> None:
-    assert is_forged(WRITE._replace(**change), ROSTER)
+    assert seal_of(WRITE._replace(**change), ROSTER) is BROKEN
 
 
 def test_two_writes_that_read_alike_are_not_one() -> None:
     """Fields that follow each other cannot trade characters."""
     one = sealed(Item("k:1", 1, 0, SPEC, section(5, "a", payload=b"2\nx", seq=1)), KEY)
     other = one._replace(section=one.section._replace(payload=b"x"))
-    assert is_forged(other, ROSTER)
+    assert seal_of(other, ROSTER) is BROKEN
 
 
-def test_a_registry_that_is_in_no_roster_may_say_what_it_likes() -> None:
-    assert not is_forged(Item("k:1", 1, 0, SPEC, section(5, "stranger")), ROSTER)
+def living(life: int, key: Ed25519PrivateKey = KEY) -> Item:
+    """The entry of a, in that life."""
+    return sealed(entry("a", key)._replace(life=life), key)
 
 
-def test_an_entry_of_the_roster_is_its_own_registry_s() -> None:
-    assert is_forged(sealed(Item("r:b", 1, 0, SPEC, section(9, "a", payload=advert("b"))), KEY), ROSTER)
-    assert is_forged(Item("r:b", 1, 0, JUDGEMENT, section(9, "a")), ROSTER)
-    assert not is_forged(sealed(Item("r:b", 2, 0, END, section(9, "a")), KEY), ROSTER)  # an operator there forgets b
-    assert not is_forged(sealed(entry("a"), KEY), {})
-    assert is_forged(sealed(entry("a"), OTHER), {})
-    assert not is_forged(sealed(entry("a", OTHER), OTHER), {})  # whoever comes first is pinned
-    assert is_forged(sealed(entry("a", OTHER), OTHER), ROSTER)
+BARE = {"r:a": joined([Item("r:a", 3, 0, END, section(9, "b"))], key="r:a")}  # an END of a life that goes on
+ENTRIES: dict[str, tuple[Item, dict[str, Record], Seal]] = {
+    "one that is in no roster": (sealed(Item("k:1", 1, 0, SPEC, section(5, "c")), KEY), ROSTER, UNKNOWN),
+    "one that was taken out": (WRITE, {}, UNKNOWN),
+    "one that b writes for c": (sealed(entry("c"), registry_key("b")), ROSTER, BROKEN),
+    "one that b writes for a": (sealed(Item("r:a", 1, 0, SPEC, section(9, "b")), registry_key("b")), ROSTER, BROKEN),
+    "what b acknowledges for a": (sealed(Item("r:a", 1, 0, JUDGEMENT, section(9, "b")), registry_key("b")), {}, BROKEN),
+    "an operator at b takes a out": (sealed(Item("r:a", 2, 0, END, section(9, "b")), registry_key("b")), ROSTER, HOLDS),
+    "somebody in b's name does": (sealed(Item("r:a", 2, 0, END, section(9, "b")), OTHER), ROSTER, BROKEN),
+    "whoever comes first is pinned": (living(1, OTHER), {}, HOLDS),
+    "not with another's seal": (sealed(entry("a"), OTHER), {}, BROKEN),
+    "nor without one": (entry("a"), {}, BROKEN),
+    "another identity in this life": (living(1, OTHER), ROSTER, BROKEN),
+    "another identity in the next": (living(3, OTHER), ROSTER, HOLDS),
+    "this one in the next": (living(3), ROSTER, HOLDS),
+    "the next life with the seal of this": (sealed(entry("a", OTHER)._replace(life=3), KEY), ROSTER, BROKEN),
+    "into a life that has no entry yet": (living(3), BARE, HOLDS),
+}
+
+
+@pytest.mark.parametrize(("item", "roster", "expected"), ENTRIES.values(), ids=ENTRIES)
+def test_who_may_say_what_of_whom(item: Item, roster: dict[str, Record], expected: Seal) -> None:
+    assert seal_of(item, roster) is expected
 
 
 # in the federation
@@ -170,16 +187,27 @@ def test_what_a_relay_changes_is_refused_told_of_and_had_from_the_next_one() -> 
     assert fabric.run(120, until=lambda: payloads(fabric, "c") == payloads(fabric, "a"))
 
 
+def told(fabric: Fabric, src: str, dst: str, *items: Item) -> None:
+    """`src` hands these to `dst`, whatever it holds itself."""
+    fabric.perform(dst, fabric.engines[dst].receive(src, Drain(1, 1, 0, items), fabric.now()))
+
+
 def test_what_a_relay_makes_up_stands_nowhere() -> None:
     fabric = fabric_of("a", "b", "c")
     fabric.mesh()
     fabric.run(2)
     generation = fabric.engines["a"].replica.generation
-    stamp = 2**60
-    made_up = Item("k:mine", 1, 0, SPEC, section(stamp, "a", payload=b"admin", generation=generation - 1, seq=9))
+    made_up = Item(
+        "k:mine",
+        1,
+        0,
+        SPEC,
+        section(hlc_of(fabric.now().wall_ms), "a", payload=b"admin", generation=generation - 1, seq=9),
+    )
     for item in (made_up, sealed(made_up, registry_key("b"))):
-        fabric.perform("c", fabric.engines["c"].receive("b", Repair(1, 1, 0, (item,), True), fabric.now()))
-        fabric.perform("a", fabric.engines["a"].receive("b", Repair(1, 1, 0, (item,), True), fabric.now()))
+        told(fabric, "b", "c", item)
+        told(fabric, "b", "a", item)
+    assert forged(fabric) == [("c", "b"), ("a", "b")] * 2
     assert all(engine.replica.get("k:mine") is None for engine in fabric.engines.values())
 
 
