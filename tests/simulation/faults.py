@@ -26,6 +26,7 @@ class Faults:
             (scenario.death_rate, self._death),
             (scenario.clone_rate, self._clone),
             (scenario.impostor_rate, self._impostor),
+            (scenario.forget_rate, self._forget),
         ):
             world.poisson(rate, act)
         if "backup" in scenario.crash_kinds:
@@ -165,3 +166,17 @@ class Faults:
         name = f"{of.name}x{len(world.machines)}"
         world.machines.append(Machine(world, name, of.key[2:], world.incarnation()))
         world.note("impostor", of.name, name)
+
+    def _forget(self) -> None:
+        """An operator takes another registry out: one that is there, or one that has lost its key, and mostly its
+        store. (The network has it forgotten also where it is not let in.)"""
+        rng, registry = self.world.rng, self._registry()
+        others = [r for r in self.world.registries.values() if r is not registry]
+        if registry is None or not others:
+            return
+        other = rng.choice(others)
+        if other.running and rng.random() < 0.6:
+            other.crash(rng.choice(("keep", "wipe", "wipe")))
+            other.lose_key()
+            self.world.after(rng.choice((0.5, 3.0, 15.0)), self._return, other)
+        registry.forget(other.id)

@@ -5,12 +5,13 @@ Mechanisms whose absence only a hostile peer shows, a lost chunk, or a clock day
 tests/unit/federation/test_mutants.py.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
+from federation import guard
 from federation.clock import HLC_MAX, HybridClock, Now, hlc_of
 from federation.core import Core, Link
 from federation.drains import Drains
@@ -18,6 +19,8 @@ from federation.intake import Intake
 from federation.liveness import Liveness
 from federation.record import SECTION_NAMES, Item, Record, SectionKind, section_of
 from federation.replica import Replica
+from federation.seals import Seal
+from federation.succession import Succession
 from federation.tombstones import Collector
 from federation.walks import Walks
 from federation.writes import Writes
@@ -174,24 +177,40 @@ def _epochs_do_not_grow(patch: Patch) -> None:
     patch.setattr(Writes, "_adopt", adopt)
 
 
+def _nobody_says_it_anew(patch: Patch) -> None:
+    patch.setattr(Succession, "tick", lambda self, now: None)
+
+
+def _a_later_life_brings_no_identity(patch: Patch) -> None:
+    def seal_of(item: Item, roster: Mapping[str, Record]) -> Seal:
+        entry = roster.get(item.key)
+        is_later = entry is not None and entry.spec is not None and item.life > entry.life
+        return Seal.BROKEN if is_later and item.kind == SectionKind.SPEC else original(item, roster)
+
+    original = guard.seal_of
+    patch.setattr(guard, "seal_of", seal_of)
+
+
 MUTANTS = (
     Mutant("naive last writer wins", _naive_last_writer_wins, (0, 1)),
-    Mutant("lives do not count", _lives_do_not_count, (0, 1)),
-    Mutant("tombstones collected by age", _collected_by_age, (19,)),
-    Mutant("no floor", _no_floor, (665,)),
-    Mutant("walks without context", _walks_without_context, (665,)),
-    Mutant("no life floor", _no_life_floor, (498,)),
-    Mutant("no generations", _no_generations, (0,)),
-    Mutant("no tokens", _no_tokens, (207,)),
-    Mutant("stamps ignore what they replace", _stamps_ignore_what_they_replace, (0, 19)),
-    Mutant("positions pass gaps", _positions_pass_gaps, (0, 5)),
-    Mutant("drains end at the position", _drains_end_at_the_position, (116,)),
-    Mutant("no repair", _no_repair, (38,)),
-    Mutant("no release", _no_release, (116,)),
-    Mutant("marks count at once", _marks_count_at_once, (116,)),
-    Mutant("relays do not relay", _relays_do_not_relay, (9, 14)),
+    Mutant("lives do not count", _lives_do_not_count, (1, 2)),
+    Mutant("tombstones collected by age", _collected_by_age, (12, 27)),
+    Mutant("no floor", _no_floor, (12, 44)),
+    Mutant("walks without context", _walks_without_context, (12, 16)),
+    Mutant("no life floor", _no_life_floor, (3360,)),
+    Mutant("no generations", _no_generations, (0, 9)),
+    Mutant("no tokens", _no_tokens, (20, 89)),
+    Mutant("stamps ignore what they replace", _stamps_ignore_what_they_replace, (0, 11)),
+    Mutant("positions pass gaps", _positions_pass_gaps, (0, 1)),
+    Mutant("drains end at the position", _drains_end_at_the_position, (116, 211)),
+    Mutant("no repair", _no_repair, (19, 76)),
+    Mutant("no release", _no_release, (11, 317)),
+    Mutant("marks count at once", _marks_count_at_once, (12, 16)),
+    Mutant("relays do not relay", _relays_do_not_relay, (5, 20)),
     Mutant("heartbeats do not adopt", _heartbeats_do_not_adopt, (0, 1)),
-    Mutant("epochs do not grow", _epochs_do_not_grow, (3, 4)),
+    Mutant("epochs do not grow", _epochs_do_not_grow, (0, 1)),
+    Mutant("nobody says it anew", _nobody_says_it_anew, (540, 684)),
+    Mutant("a later life brings no identity", _a_later_life_brings_no_identity, (9, 37)),
 )
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from federation.messages import Message
 from federation.wire import decode, encode
+from tests.support.rosters import advert
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
@@ -69,12 +70,23 @@ class Network:
     def _maintain(self, pair: Pair) -> None:
         a, b = pair
         if not self.connected(a, b) and self._can_dial(a, b):
-            self._open(a, b)
+            refused = [(one, other) for one, other in (pair, pair[::-1]) if self._is_another(one, other)]
+            for one, other in refused:  # an operator there sees it
+                self._world.registries[one].forget(other)
+            if not refused:
+                self._open(a, b)
         self._world.after(self._world.rng.uniform(0.5, 1.5), self._maintain, pair)
 
     def _can_dial(self, a: str, b: str) -> bool:
         up = all(self._world.registries[r].running for r in (a, b))
         return up and not self.blocked(a, b) and not self.blocked(b, a)
+
+    def _is_another(self, one: str, other: str) -> bool:
+        """Whether the first has an identity pinned for the second that this has lost."""
+        entry = self._world.registries[one].live.replica.roster.get(f"r:{other}")
+        if entry is None or entry.spec is None:
+            return False
+        return entry.spec.payload != advert(other, self._world.registries[other].key)
 
     def _open(self, a: str, b: str) -> None:
         self._sessions += 1

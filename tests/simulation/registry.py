@@ -5,6 +5,8 @@ import random
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
 from federation.clock import Now
 from federation.effects import Alert, Close, Effect, Send, Store, StoreMeta
 from federation.engine import Engine
@@ -36,6 +38,7 @@ class SimulatedRegistry:
         self.world = world
         self.clocks = clocks
         self.store = DurableStore()
+        self.key = registry_key(registry_id)
         self.engine: Engine | None = None
         self.starts = 0
         self.started_s = 0.0  # of this start, or of the end of the latest freeze
@@ -79,7 +82,7 @@ class SimulatedRegistry:
         self.started_s, self.down_since_s = world.now, None
         replica = Replica.restore(self.id, map(record_of, self.store.records.values()), self.store.load_meta())
         rng = random.Random(world.rng.getrandbits(64))
-        self.engine = Engine(world.config(self.id), replica, rng, self.now, registry_key(self.id))
+        self.engine = Engine(world.config(self.id, self.key), replica, rng, self.now, self.key)
         world.note("start", self.id, len(self.store.records))
         world.after(world.rng.uniform(0.0, TICK_S), self._tick, self._life)
         world.after(world.rng.uniform(0.0, SWEEP_S), self._sweep, self._life)
@@ -112,6 +115,12 @@ class SimulatedRegistry:
                 store.put(key, None)
                 self.world.note("silently lost", self.id, key)
                 self.world.silently_lost.add(key)
+
+    def lose_key(self) -> None:
+        """From its next start on it has another."""
+        self.key = Ed25519PrivateKey.from_private_bytes(self.world.rng.randbytes(32))
+        self.world.keys_lost_s[self.id] = self.world.now
+        self.world.note("lost its key", self.id)
 
     def freeze(self) -> None:
         """The process stops (SIGSTOP, a full disk, a pause of the machine)."""
@@ -178,7 +187,7 @@ class SimulatedRegistry:
                 else:
                     self.world.network.send(self.id, effect.peer, effect.message)
             elif isinstance(effect, Alert):
-                if effect.code == "forged":
+                if effect.code == "forged" and not self.world.keys_lost_s:
                     raise Violation(f"nobody forges here: {self.id} was told so by {effect.peer}: {effect.detail}")
                 self.alerts[effect.code] = self.alerts.get(effect.code, 0) + 1
                 self.world.note("alert", self.id, effect.code, effect.detail, effect.peer)
@@ -244,6 +253,12 @@ class SimulatedRegistry:
         self._once_kept(kept)
 
     # what callers ask for
+
+    def forget(self, registry_id: str) -> None:
+        """An operator takes another registry out of the roster."""
+        if f"r:{registry_id}" in self.live.replica.roster:
+            self.world.note("forget", self.id, registry_id)
+            self._local("forget", f"r:{registry_id}", self.live.forget(registry_id, b"", self.now))
 
     def register(self, key: str, incarnation: int, payload: bytes, token: Token | None, reply: Reply) -> None:
         """A node registers. `reply(outcome, token)`: ok, or conflict (it is somebody else's)."""

@@ -26,6 +26,7 @@ class Scenario:
     digest_s: float = 8.0
     tombstone_min_age_s: float = 15.0
     eviction_s: float = WEEK_S
+    succession_s: float = 4.0
 
     latency_s: float = 0.03
     jitter_s: float = 0.05
@@ -44,6 +45,7 @@ class Scenario:
     absences: int = 0  # registries down for longer than tombstones are kept
     joins: int = 0
     leaves: int = 0
+    forget_rate: float = 0.0  # operators take a registry out of the roster, and mostly it has another key from then on
     store_delay_s: float = 0.01
     frame_items: int = 2_000  # or three: every drain, push and repair is of many frames
 
@@ -134,6 +136,7 @@ THEMES: dict[str, Change] = {
     "eviction": _evicting,
     "join": lambda s, rng: replace(s, joins=rng.choice((1, 2))),
     "leave": lambda s, rng: replace(s, leaves=1, eviction_s=60.0),
+    "forget": lambda s, rng: replace(s, forget_rate=0.1, put_rate=0.3, revoke_rate=0.1, partition_rate=0.1),
     "sparse": _sparse,
     "flap": lambda s, rng: replace(s, flap_share=rng.choice((0.3, 1.0)), request_loss=rng.choice((0.0, 0.1))),
     "old-callers": lambda s, rng: replace(s, token_share=rng.choice((0.0, 0.5)), flap_share=0.4),
@@ -164,4 +167,6 @@ def draw(rng: random.Random) -> Scenario:
         base = replace(base, frame_items=3)
     if base.topology != "mesh":  # a dozen relays in a row, each of them late: that is a matter of patience
         base = replace(base, jitter_s=min(base.jitter_s, 0.2))
+    if base.forget_rate:  # who is below a floor, and has taken somebody out, is heard when others walk with it
+        base = replace(base, heal_s=base.heal_s + 3 * base.digest_s)
     return base

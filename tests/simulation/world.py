@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from federation.config import Config
 from tests.simulation import checks
@@ -73,6 +74,7 @@ class World:
         self.clocks_were_wrong = False
         self.longest_stall_s = 0.0
         self.silently_lost: set[str] = set()
+        self.keys_lost_s: dict[str, float] = {}  # by registry, when it last lost its identity
         self.ledger = Ledger()
         self.registries: dict[str, SimulatedRegistry] = {}
         self.machines: list[Machine] = []
@@ -116,12 +118,13 @@ class World:
 
     # who takes part
 
-    def config(self, registry_id: str) -> Config:
+    def config(self, registry_id: str, key: Ed25519PrivateKey | None = None) -> Config:
         """An engine's numbers, shrunk to the length of a run."""
         scenario = self.scenario
         return Config(
             registry_id=registry_id,
-            advert=advert(registry_id),
+            advert=advert(registry_id, key),
+            succession_s=scenario.succession_s,
             reach_s=scenario.reach_s,
             sync_interval_s=scenario.sync_s,
             digest_interval_s=scenario.digest_s,
