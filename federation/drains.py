@@ -56,7 +56,7 @@ class Drains:
         self._next_id = core.rng.getrandbits(31)
         self.on_lack: Callable[[Link, set[str]], None] = lambda link, origins: None
         self._fruitless: str | None = None  # who did not answer the last time, or left us lacking
-        self._given: set[str] = set()  # who gave us all it has, over this link, while something is held
+        self._given: set[str] = set()  # who gave us all it has, over this link, and something of it is held
         core.replica.on_replaced = self._replaced
 
     @property
@@ -143,7 +143,8 @@ class Drains:
         incoming.whole = incoming.whole and whole
         if drain.claim is not None:
             self._incoming = None
-            self._given.add(link.peer)
+            if not incoming.whole:
+                self._given.add(link.peer)
             if incoming.whole and not self._core.am_stale(link):
                 self._intake.claim(drain.claim)
             self._fruitless = link.peer if self._intake.lacking(link) else None

@@ -4,7 +4,9 @@ import pytest
 
 from federation.engine import Engine
 from federation.messages import DigestRequest, Drain, Hello, Message, Pull, Push
+from federation.record import Item, Section, SectionKind
 from tests.support.fabric import Fabric
+from tests.support.rosters import registry_key
 
 NODES = 12
 
@@ -139,3 +141,19 @@ def test_it_has_caught_up_once_it_had_what_some_peer_had(way: str) -> None:
     assert not us.caught_up
     assert fabric.run(30, until=lambda: us.caught_up)
     assert way == "nothing lacking" or held(us) == NODES
+
+
+def test_what_one_link_has_held_does_not_keep_us_from_the_others() -> None:
+    fabric = Fabric()
+    for name in ("a", "c"):
+        fabric.add(name, key=registry_key(name))
+    engine, now = fabric.engines["c"], fabric.now
+    fabric.drop = lambda src, dst, message: isinstance(message, Push)
+    fabric.link("a", "c")
+    fabric.perform("c", engine.connected("z", now()))
+    fabric.perform("c", engine.receive("z", Hello("z", 1, {}, {}, 0, (), now().wall_ms), now()))
+    nobody_s = Item("k:x", 1, 0, SectionKind.SPEC, Section(1, "nobody", 0, b"", 1, 1))
+    for index in range(5):
+        fabric.perform("c", engine.receive("z", Drain(1, 1, 0, (nobody_s,)), now()))
+        fabric.perform("a", fabric.engines["a"].put(f"k:{index}", b"", now()))
+        assert fabric.run(5, until=lambda key=f"k:{index}": engine.replica.get(key) is not None), index
