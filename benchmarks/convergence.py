@@ -138,6 +138,16 @@ async def _visibility(registries: Cluster, size: Size, rate: float, report: Repo
                 Target(f"a. rate beside it, {delay_ms} ms", seen.achieved_per_s, RATE_SHARE * rate_per_s, "/s")
             )
     registries.delay(0)
+    refused = await _refused(registries.members)
+    report.targets.append(Target("a. writes that were refused or held", refused, 0, at_most=True))
+
+
+async def _refused(members: Sequence[Member]) -> int:
+    """How many writes of each other registries have not taken. All are honest here: what is refused was measured as
+    if it cost nothing."""
+    alerts = [(await member.get("/api/v1/federation"))["alerts"] for member in members]
+    codes = ("forged", "quarantined", "malformed")
+    return sum(each[code]["count"] for each in alerts for code in codes if code in each)
 
 
 def _tell_visibility(seen: Sequence[Seen], report: Report) -> None:

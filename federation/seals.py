@@ -23,8 +23,8 @@ _SEALED_PREFIXES = (KEY_PREFIX, LIST_PREFIX, REGISTRY_PREFIX)
 
 
 class Seal(Enum):
-    """UNKNOWN: its origin is in no roster, yet or any more. FORMER: it is not of the identity that its origin has, but
-    from before that had it."""
+    """UNKNOWN: its origin has no entry in the roster that can be read, yet or any more. FORMER: it is not of the
+    identity that its origin has, but from before that had it."""
 
     HOLDS = "holds"
     BROKEN = "broken"
@@ -61,15 +61,16 @@ def seal_of(item: Item, roster: Mapping[str, Record]) -> Seal:
         return Seal.BROKEN  # a registry speaks for itself; others can only take it out
     entry = roster.get(own_entry)
     pinned = entry.spec if entry is not None else None
+    advert = unpack_advert(pinned.payload) if pinned is not None else None
     if item.key == own_entry and item.kind == SectionKind.SPEC:
-        is_first = entry is None or pinned is None or item.life > entry.life
-        pinned = item.section if is_first else pinned
-    if pinned is None:
+        if entry is None or advert is None or item.life > entry.life:
+            pinned, advert = item.section, unpack_advert(item.section.payload)
+    elif advert is None:
         return Seal.UNKNOWN
-    advert = unpack_advert(pinned.payload)
     if advert is not None and is_sealed_by(item, advert.identity):
         return Seal.HOLDS
-    return Seal.FORMER if item.section.generation < pinned.generation else Seal.BROKEN
+    is_former = pinned is not None and item.section.generation < pinned.generation
+    return Seal.FORMER if is_former else Seal.BROKEN
 
 
 @lru_cache(maxsize=1_024)

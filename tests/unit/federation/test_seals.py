@@ -77,6 +77,7 @@ def living(life: int, key: Ed25519PrivateKey = KEY) -> Item:
     return sealed(entry("a", key)._replace(life=life), key)
 
 
+UNREADABLE = {"r:a": joined([Item("r:a", 1, 0, SPEC, section(1, "a", payload=b"?"))], key="r:a")}
 BARE = {"r:a": joined([Item("r:a", 3, 0, END, section(9, "b"))], key="r:a")}  # an END of a life that goes on
 ENTRIES: dict[str, tuple[Item, dict[str, Record], Seal]] = {
     "one that is in no roster": (sealed(Item("k:1", 1, 0, SPEC, section(5, "c")), KEY), ROSTER, UNKNOWN),
@@ -94,6 +95,10 @@ ENTRIES: dict[str, tuple[Item, dict[str, Record], Seal]] = {
     "this one in the next": (living(3), ROSTER, HOLDS),
     "the next life with the seal of this": (sealed(entry("a", OTHER)._replace(life=3), KEY), ROSTER, BROKEN),
     "into a life that has no entry yet": (living(3), BARE, HOLDS),
+    "the first entry that can be read": (living(1), UNREADABLE, HOLDS),
+    "nor without a seal": (entry("a"), UNREADABLE, BROKEN),
+    "what nobody can tell until then": (WRITE, UNREADABLE, UNKNOWN),
+    "one that cannot be read": (sealed(Item("r:a", 1, 0, SPEC, section(1, "a", payload=b"?")), KEY), {}, BROKEN),
 }
 
 
