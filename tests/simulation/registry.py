@@ -355,8 +355,10 @@ class SimulatedRegistry:
         self.world.after(SWEEP_S, self._sweep, life)
 
     def counting_since_s(self, key: str) -> float:
-        """Since when a node has been silent, by what we know: when we last heard it, or found that it is ours."""
-        return self._last_beat_s.get(key, 0.0)
+        """Since when a node has been silent, by what we know: when we last heard it, or found that it is ours, which
+        we do with the next sweep."""
+        found_s = self.world.now if self.engine is not None and self.engine.owns(key) else 0.0
+        return self._last_beat_s.get(key, found_s)
 
     def _judge(self, key: str) -> None:
         engine = self.live
