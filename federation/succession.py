@@ -29,7 +29,7 @@ class Succession:
         self._pins: dict[str, _Pin] = {}  # the last of each
         self._due_s: dict[str, float] = {}
         self._under_way: Iterator[None] = iter(())
-        self.on_enrolled: Callable[[str], None] = lambda origin: None
+        self.on_enrolled: Callable[[str, bool], None] = lambda origin, is_another: None
         core.replica.touched_entries.update(core.replica.roster)
         self._note_changes(now)
         for origin in sorted({origin for origin, _ in core.replica.logs} - {core.me}):
@@ -58,7 +58,7 @@ class Succession:
         before, end = self._pins.get(origin), record.end if record is not None else None
         if pin is not None:
             self._pins[origin] = pin
-            self.on_enrolled(origin)
+            self.on_enrolled(origin, before is not None and pin[0] != before[0])
         elif end is None:
             return  # of its next life another part came first
         if before is None or pin == before or origin == self._core.me:

@@ -74,6 +74,7 @@ class Walks:
         self._due_s = now.mono_s + core.config.digest_interval_s * core.rng.random()
         self._resync_s = self._retry_s = now.mono_s
         self._resynced_with: str | None = None
+        self._due_with: str | None = None  # rather than with anybody
 
     # walking
 
@@ -97,12 +98,17 @@ class Walks:
             self.begin(max(links, key=lambda link: len(self._intake.lacking(link))), now, bounded=False)
         elif links and now.mono_s >= self._due_s:
             self._due_s = now.mono_s + config.digest_interval_s * (0.75 + rng.random() / 2)
-            self.begin(rng.choice(links), now, bounded=True)
+            chosen = next((link for link in links if link.peer == self._due_with), None)
+            self._due_with = None
+            self.begin(chosen or rng.choice(links), now, bounded=True)
 
-    def enrolled(self, origin: str) -> None:
-        """Its entry is here: what was held for want of it is asked for at once."""
+    def enrolled(self, origin: str, is_another: bool) -> None:
+        """Its entry is here: what was held for want of it is asked for at once; and where it has another identity now,
+        what was taken for forged until then."""
         if self._intake.holds.of(origin):
             self._retry_s = float("-inf")
+        if is_another:
+            self._due_s, self._due_with = float("-inf"), origin
 
     def begin(self, link: Link, now: Now, *, bounded: bool) -> None:
         """Ask for the top."""

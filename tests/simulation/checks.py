@@ -70,8 +70,8 @@ def positions_are_true(world: "World") -> None:
                 record is None or record.deleted or _is_another(world, record, write)
             ):
                 continue
-            if write.registry in world.keys_lost_s and _is_refused(registry, write):
-                continue  # of an identity that is not the one pinned here: until an operator has taken that out
+            if write.registry in world.keys_lost_s and _is_refused(world, registry, write):
+                continue
             raise Violation(f"positions are true: {registry.id} is past {write}, and holds {record and record.state()}")
 
 
@@ -187,9 +187,15 @@ def words_are_vouched_for(world: "World") -> None:
                     raise Violation(f"words are vouched for: {registry.id} shows {word} as {standing}, since {later}")
 
 
-def _is_refused(registry: SimulatedRegistry, write: Write) -> bool:
+def _is_refused(world: "World", registry: SimulatedRegistry, write: Write) -> bool:
+    """Whether it is of an identity that is not the one pinned here, until an operator has taken that out, or was so
+    until a moment ago: the next walk brings it."""
+    taken_in_s = registry.taken_in_s.get(write.registry, float("-inf"))
     item = Item(write.key, write.life, write.incarnation, write.kind, write.section)
-    return is_sealed(item) and seal_of(item, registry.live.replica.roster) is Seal.BROKEN
+    if not is_sealed(item):
+        return False
+    walked = world.resting or world.now - taken_in_s > 2 * world.scenario.digest_s
+    return not walked or seal_of(item, registry.live.replica.roster) is Seal.BROKEN
 
 
 def revocations_arrive(world: "World") -> None:

@@ -48,6 +48,7 @@ class SimulatedRegistry:
         self.moved_s: dict[str, float] = {}  # when it learnt that a node of its own is another's now
         self._owned: set[str] = set()
         self.alerts: dict[str, int] = {}
+        self.taken_in_s: dict[str, float] = {}  # by registry, when its other identity came in here
         self._backlog: list[tuple[Callable[..., None], tuple[object, ...]]] = []
         self._life = 0  # of the process
         self._pending: dict[str, None] = {}
@@ -190,6 +191,8 @@ class SimulatedRegistry:
                 if effect.code == "forged" and not self.world.keys_lost_s:
                     raise Violation(f"nobody forges here: {self.id} was told so by {effect.peer}: {effect.detail}")
                 self.alerts[effect.code] = self.alerts.get(effect.code, 0) + 1
+                if effect.code == "identity_replaced" and effect.peer is not None:
+                    self.taken_in_s[effect.peer] = self.world.now
                 self.world.note("alert", self.id, effect.code, effect.detail, effect.peer)
             elif isinstance(effect, Close):
                 self.world.note("close", self.id, effect.peer, effect.reason)

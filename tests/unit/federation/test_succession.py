@@ -25,8 +25,9 @@ WHILE_S = 4 * SUCCESSION_S  # three times as long at most, and a walk
 class Federation(Fabric):
     """Registries that all seal, each linked with each."""
 
-    def __init__(self, *names: str) -> None:
+    def __init__(self, *names: str, digest_interval_s: float = 10.0) -> None:
         super().__init__()
+        self.digest_interval_s = digest_interval_s
         for name in names:
             self.join(name)
         self.mesh()
@@ -34,7 +35,8 @@ class Federation(Fabric):
 
     def join(self, name: str, replica: Replica | None = None, key: Ed25519PrivateKey | None = None) -> None:
         """It starts."""
-        self.add(name, replica, key or registry_key(name), succession_s=SUCCESSION_S, digest_interval_s=10.0)
+        config = {"succession_s": SUCCESSION_S, "digest_interval_s": self.digest_interval_s}
+        self.add(name, replica, key or registry_key(name), **config)
 
     def part(self, *side: str) -> None:
         """These, and the others: no links between."""
@@ -112,6 +114,20 @@ def test_who_was_away_meanwhile_takes_the_new_identity_and_gives_what_only_it_ha
     made.join("d")  # and who comes after all that can check all of it
     assert made.heals()
     assert made.held("d") == made.held("a")
+
+
+def test_what_was_refused_comes_as_soon_as_the_identity_that_wrote_it_is_taken_in() -> None:
+    made = Federation("a", "b", "x", digest_interval_s=10_000.0)
+    made.end("x")
+    made.join("x", key=OTHER)
+    made.link("a", "x")
+    made.write("x", "new")
+    made.run(2)
+    assert ("a", "forged") in made.told()
+    assert made.held("a") == set()
+    made.forget("b", "x")
+    made.mesh()
+    assert made.run(20, until=lambda: all(made.held(name) == {"new"} for name in "abx"))
 
 
 def test_what_a_forgotten_registry_had_told_to_one_only_is_not_lost_with_it() -> None:
