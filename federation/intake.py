@@ -49,10 +49,12 @@ class Intake:
         return self._guard.may_bury(peer, now)
 
     def segment(self, segment: Segment, now: Now, *, peer: str, believed: bool) -> None:
-        """Join the entries of one chain, and advance over the interval."""
+        """Join the entries of one chain, and advance over the interval. What came early and was refused may hold by
+        what comes before it, an entry of the roster: so it is asked for again once that is here."""
         replica, chain = self._core.replica, segment.chain
         if chain == replica.chain:
             return  # nobody tells us what we wrote
+        is_early = replica.vector.get(chain, 0) < segment.after
         limits = self._guard.limits(now)
         changed: list[Record] = []
         upto = segment.upto
@@ -60,6 +62,8 @@ class Intake:
             verdict = self._guard.judge(item, limits, now, peer)
             if verdict is Verdict.HELD:
                 self.holds.hold(chain, seq, now.mono_s)
+                upto = min(upto, seq - 1)
+            elif verdict is Verdict.REFUSED and is_early:
                 upto = min(upto, seq - 1)
             elif verdict is Verdict.ADMITTED:
                 record = replica.apply(item)

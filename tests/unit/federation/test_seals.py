@@ -7,7 +7,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from federation.clock import HLC_MAX, hlc_of
-from federation.messages import Drain, Entry, Message, Push, Repair
+from federation.messages import Drain, Entry, Hello, Message, Push, Repair, Segment
 from federation.record import Item, Record, SectionKind
 from federation.replica import Replica
 from federation.seals import Seal, is_sealed, is_sealed_by, seal_of, sealed
@@ -241,6 +241,24 @@ def test_what_a_forgotten_registry_sealed_is_taken_over_and_it_may_come_back_wit
     assert record.spec is not None
     assert record.spec.payload == advert("a", OTHER)
     assert {item.section.origin for item in held(fabric.engines["d"].replica) if is_sealed(item)} == {"b"}
+
+
+def test_what_is_sealed_with_an_identity_that_comes_later_is_not_passed() -> None:
+    """Two relays bring its pushes, the later one first: with the entry that stands its seal does not hold."""
+    fabric = fabric_of("b")
+    fabric.perform("b", fabric.engines["b"].connected("p", fabric.now()))
+    chain, reader = ("a", 9), fabric.engines["b"]
+    hello = Hello("p", 1, {}, {}, 0, (), fabric.now().wall_ms)
+    anew = sealed(Item("r:a", 3, 0, SPEC, section(7, "a", payload=advert("a", OTHER), generation=9, seq=1)), OTHER)
+    grant = sealed(Item("k:1", 1, 0, SPEC, section(8, "a", generation=9, seq=2)), OTHER)
+    first = Push(1, (Segment(chain, 1, 2, (Entry(2, grant),)),))
+    second = Push(2, (Segment(chain, 0, 1, (Entry(1, anew),)),))
+    for message in (hello, Drain(1, 1, 0, (living(1),)), first, second):
+        fabric.perform("b", reader.receive("p", message, fabric.now()))
+    assert reader.replica.vector[chain] == 1
+    fabric.perform("b", reader.receive("p", replace(first, frame=3), fabric.now()))
+    assert reader.replica.vector[chain] == 2
+    assert payloads(fabric, "b")["k:1", SPEC] == b"p"
 
 
 def test_a_start_leaves_what_it_has_sealed_and_seals_what_it_had_not() -> None:
