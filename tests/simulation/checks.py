@@ -292,7 +292,7 @@ def left_over(world: "World") -> str:
     """Empty when every tombstone of a node is collected."""
     for registry in _up(world):
         for record in registry.held():
-            if record.deleted and not _birth_is_forgotten(registry, record):
+            if record.deleted and not (_birth_is_forgotten(registry, record) or _end_is_beyond(world, record)):
                 return f"tombstones are collected: {registry.id} still holds {record.state()}"
     return ""
 
@@ -302,6 +302,17 @@ def _birth_is_forgotten(registry: SimulatedRegistry, tombstone: Record) -> bool:
     Then nobody can ever be past it, and it stays."""
     birth = tombstone.birth
     return birth is not None and birth.chain not in registry.live.replica.vector
+
+
+def _end_is_beyond(world: "World", tombstone: Record) -> bool:
+    """Whether nobody's position reaches its deletion, as every registry that was past that, its writer first, has lost
+    its store since. Some write before it nobody can give any more, or nobody knows that it was replaced: its chain
+    never closes, and it stays (federation/DESIGN.md, what it does not do)."""
+    end = tombstone.end
+    assert end is not None
+    if any(covers(registry.live.replica.vector, end.dot) for registry in _up(world)):
+        return False
+    return world.registries[end.origin].store_lost_s > world.ledger.by_dot[end.dot].at_s
 
 
 def nothing_is_made_up(world: "World") -> None:

@@ -45,6 +45,7 @@ class SimulatedRegistry:
         self.down_since_s: float | None = 0.0
         self.left = False
         self.frozen = False
+        self.store_lost_s = float("-inf")  # when it last lost writes, all or the latest, and the positions with them
         self.moved_s: dict[str, float] = {}  # when it learnt that a node of its own is another's now
         self._owned: set[str] = set()
         self.alerts: dict[str, int] = {}
@@ -105,6 +106,8 @@ class SimulatedRegistry:
 
     def _damage(self, kind: str) -> None:
         rng, store = self.world.rng, self.store
+        if kind in ("tail", "wipe", "backup"):
+            self.store_lost_s = self.world.now
         if kind == "tail":
             store.lose_tail(rng.randint(1, max(1, min(60, len(store.undo)))))
         elif kind == "wipe":
