@@ -101,8 +101,7 @@ class Guard:
         if self._core.key is not None and is_sealed(item) and self._is_news(item):
             seal = self._seal_of(item, now, peer)
             if seal in _FORGED:
-                detail = f"{item.key}: not as {section.origin} wrote it, or not written by it"
-                self._core.alert("forged", detail, peer)
+                self._core.alert("forged", _forgery(item), peer)
             if seal is Seal.BROKEN:
                 return Verdict.REFUSED
             # Else its entry is on its way, or whoever has it says it anew (succession.py). That we are out anybody may
@@ -173,6 +172,15 @@ class Guard:
         return _taken(self._allowances, (harm, origin), share, now) and _taken(
             self._link_allowances, (harm, peer), LINK_SHARES * share, now
         )
+
+
+def _forgery(item: Item) -> str:
+    """In words. Where a registry has no link to here, nothing else tells that it came back with another identity."""
+    origin = item.section.origin
+    detail = f"{item.key}: not as {origin} wrote it, or not written by it"
+    if item.kind == _SPEC and item.key == REGISTRY_PREFIX + origin:
+        detail += f"; if it has lost its identity: members --forget {origin} here"
+    return detail
 
 
 def _is_key(key: str) -> bool:

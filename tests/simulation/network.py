@@ -70,7 +70,7 @@ class Network:
     def _maintain(self, pair: Pair) -> None:
         a, b = pair
         if not self.connected(a, b) and self._can_dial(a, b):
-            refused = [(one, other) for one, other in (pair, pair[::-1]) if self._is_another(one, other)]
+            refused = [(one, other) for one, other in (pair, pair[::-1]) if self.is_another(one, other)]
             for one, other in refused:  # an operator there sees it
                 self._world.registries[one].forget(other)
             if not refused:
@@ -81,7 +81,7 @@ class Network:
         up = all(self._world.registries[r].running for r in (a, b))
         return up and not self.blocked(a, b) and not self.blocked(b, a)
 
-    def _is_another(self, one: str, other: str) -> bool:
+    def is_another(self, one: str, other: str) -> bool:
         """Whether the first has an identity pinned for the second that this has lost."""
         entry = self._world.registries[one].live.replica.roster.get(f"r:{other}")
         if entry is None or entry.spec is None:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 ONLINE, OFFLINE = b"online", b"offline"
 TICK_S = 0.1
 SWEEP_S = 1.0
+READ_S = 1.0  # until an operator has read an alert
 
 Reply = Callable[..., None]
 
@@ -193,6 +194,7 @@ class SimulatedRegistry:
             elif isinstance(effect, Alert):
                 if effect.code == "forged" and not self.world.keys_lost_s:
                     raise Violation(f"nobody forges here: {self.id} was told so by {effect.peer}: {effect.detail}")
+                self._read(effect)
                 self.alerts[effect.code] = self.alerts.get(effect.code, 0) + 1
                 if effect.code == "identity_replaced" and effect.peer is not None:
                     self.taken_in_s[effect.peer] = self.world.now
@@ -257,6 +259,17 @@ class SimulatedRegistry:
                 done()
 
         self._once_kept(kept)
+
+    def _read(self, alert: Alert) -> None:
+        """An operator reads of a forged entry. Where links are few, nothing else tells that a registry which has lost
+        its key is kept out here."""
+        for other in self.world.keys_lost_s:
+            if alert.code == "forged" and alert.detail.startswith(f"r:{other}: "):
+                self.world.after(READ_S, self._forget_another, other, self._life)
+
+    def _forget_another(self, other: str, life: int) -> None:
+        if life == self._life and self.running and self.world.network.is_another(self.id, other):
+            self.forget(other)
 
     # what callers ask for
 

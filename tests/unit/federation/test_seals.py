@@ -216,6 +216,28 @@ def test_what_a_relay_makes_up_stands_nowhere() -> None:
     assert all(engine.replica.get("k:mine") is None for engine in fabric.engines.values())
 
 
+def test_where_no_link_tells_that_one_lost_its_identity_its_entry_does() -> None:
+    fabric = fabric_of("a", "b", "c")
+    fabric.link("a", "b")
+    fabric.link("b", "c")
+    fabric.run(2)
+    fabric.unlink("a", "b")
+    for name, key in (("a", OTHER), ("b", registry_key("b"))):  # both lost their stores, and c has not
+        del fabric.engines[name]
+        fabric.add(name, key=key)
+    fabric.link("a", "b")
+    fabric.run(1)
+    fabric.unlink("b", "c")
+    fabric.link("b", "c")
+    fabric.run(5)
+    details = {alert.detail for name, alert in fabric.alerts if (name, alert.code, alert.peer) == ("c", "forged", "b")}
+    assert any(detail.startswith("r:a: ") and detail.endswith("members --forget a here") for detail in details)
+    fabric.perform("c", fabric.engines["c"].forget("a", b"it lost its disk", fabric.now()))
+    assert fabric.run(120, until=fabric.equal)
+    entries = [held(engine.replica, "r:a")[0] for engine in fabric.engines.values()]
+    assert [entry.section.payload for entry in entries] == [advert("a", OTHER)] * 3
+
+
 def test_what_a_forgotten_registry_sealed_is_taken_over_and_it_may_come_back_with_another_key() -> None:
     fabric = fabric_of("a", "b", "c")
     fabric.mesh()
