@@ -16,10 +16,10 @@ from enum import IntEnum
 
 from federation.clock import Dot, Now, Vector, covers, raise_to
 from federation.core import Core, Link
-from federation.digest import BUCKETS, differing, group_of
+from federation.digest import BUCKETS, bucket_of, differing, group_of
 from federation.intake import Intake
 from federation.messages import DigestRecords, DigestRequest, DigestSums, Repair, Want
-from federation.record import KEY_PREFIX, Item, Record, SectionKind, birth_of, weight
+from federation.record import KEY_PREFIX, REGISTRY_PREFIX, Item, Record, SectionKind, birth_of, weight
 
 BUCKETS_A_REQUEST = 32
 KEYS_A_REQUEST = 500
@@ -210,6 +210,9 @@ class Walks:
         if walk.bounded and len(walk.buckets) > self._core.config.walk_buckets:
             walk.buckets = sorted(self._core.rng.sample(walk.buckets, self._core.config.walk_buckets))
             walk.complete = False
+        # The roster first: what is sealed with an identity that we hear of later would be refused, and claimed.
+        entries = {bucket_of(key) for key in self._core.replica.roster}
+        walk.buckets.sort(key=lambda bucket: bucket not in entries)
         walk.step = _Step.RECORDS
         self._go_on(link, walk)
 
@@ -219,7 +222,7 @@ class Walks:
         for key, value in theirs.items():
             held = ours.get(key)
             if held is None or held.fingerprint != value:
-                walk.wanted.append(key)
+                walk.wanted.insert(0 if key.startswith(REGISTRY_PREFIX) else len(walk.wanted), key)
         if walk.context:
             self._bury([record for key, record in ours.items() if key not in theirs], walk, now)
 

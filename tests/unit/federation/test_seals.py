@@ -283,6 +283,28 @@ def test_what_is_sealed_with_an_identity_that_comes_later_is_not_passed() -> Non
     assert payloads(fabric, "b")["k:1", SPEC] == b"p"
 
 
+def test_a_walk_brings_the_roster_first() -> None:
+    """Else what is sealed with an identity that comes later would be refused, and its position claimed."""
+    chain, fabric = ("a", 9), Fabric()
+    spec = section(2, "a", payload=advert("a", OTHER), generation=9, seq=99)
+    held_by_b = [sealed(Item("r:a", 3, 0, SPEC, spec), OTHER)]
+    held_by_b += [
+        sealed(Item(f"k:{seq}", 1, 0, SPEC, section(2, "a", generation=9, seq=seq)), OTHER) for seq in range(1, 99)
+    ]
+    for name, items in (("b", held_by_b), ("c", [living(1)])):
+        replica = Replica(name)
+        for item in items:
+            replica.apply(item)
+        replica.vector = {("a", 1): 1, chain: 99} if name == "b" else {("a", 1): 1}
+        fabric.add(name, replica, key=registry_key(name), digest_interval_s=5, walk_buckets=4096)
+    fabric.drop = lambda src, dst, message: isinstance(message, Push | Drain)
+    fabric.link("b", "c")
+    reader = fabric.engines["c"].replica
+    assert fabric.run(30, until=lambda: chain in reader.vector)
+    assert all(reader.get(item.key) is not None for item in held_by_b)
+    assert not forged(fabric)
+
+
 def test_a_start_leaves_what_it_has_sealed_and_seals_what_it_had_not() -> None:
     fabric = Fabric()
     fabric.add("a", advert=advert("a"))  # a version that did not seal
