@@ -25,6 +25,7 @@ from federation.messages import (
 from federation.record import Item, SectionKind
 from federation.replica import Replica
 from tests.support.fabric import Fabric
+from tests.support.rosters import registry_key
 from tests.unit.federation.states import section
 
 SPEC, INTENT, JUDGEMENT, END = SectionKind
@@ -96,6 +97,23 @@ def test_a_walk_that_is_bounded_repairs_in_several() -> None:
 
     assert fabric.run(150, until=done)
     assert len(sizes) > 5
+
+
+def test_what_a_registry_sealed_comes_with_its_entry_in_one_walk() -> None:
+    fabric = Fabric()
+    for name in ("x", "eu", "us"):
+        fabric.add(name, key=registry_key(name), digest_interval_s=5)
+    fabric.link("x", "eu")
+    keys = [f"k:{number}" for number in range(10)]
+    for key in keys:
+        fabric.perform("x", fabric.engines["x"].put(key, b"", fabric.now()))
+    fabric.run(2)
+    fabric.unlink("x", "eu")
+    fabric.drop = by_walks_alone
+    fabric.link("eu", "us")
+    us = fabric.engines["us"].replica
+    assert fabric.run(30, until=lambda: us.get("r:x") is not None)
+    assert all(us.get(key) is not None for key in keys)
 
 
 def test_nothing_more_than_sums_goes_over_where_nothing_differs() -> None:
