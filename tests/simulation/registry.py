@@ -86,6 +86,9 @@ class SimulatedRegistry:
         replica = Replica.restore(self.id, map(record_of, self.store.records.values()), self.store.load_meta())
         rng = random.Random(world.rng.getrandbits(64))
         self.engine = Engine(world.config(self.id, self.key), replica, rng, self.now, self.key)
+        for record in self.held():
+            if self.live.owns(record.key):  # that it had moved away, this start does not know: its store has lost it
+                self._note_owner(record.key, record)
         world.note("start", self.id, len(self.store.records))
         world.after(world.rng.uniform(0.0, TICK_S), self._tick, self._life)
         world.after(world.rng.uniform(0.0, SWEEP_S), self._sweep, self._life)
