@@ -96,8 +96,11 @@ def _crashing(*kinds: str) -> Change:
 
 
 def _sparse(s: Scenario, rng: random.Random) -> Scenario:
-    topology = rng.choice(("ring", "star", "line", "sparse"))
-    return replace(s, topology=topology, registries=rng.choice((5, 6, 12)), nodes=10, heal_s=30.0, reach_s=16.0)
+    topology, registries = rng.choice(("ring", "star", "line", "sparse")), rng.choice((5, 6, 12))
+    # Along a line what comes late is pulled from relay to relay, each after its grace: two seconds a hop, and for what
+    # was written meanwhile once more, after the walk by which one that was away for long becomes current.
+    heal_s = max(30.0, 10.0 + 2 * 2.0 * (registries - 1)) if topology == "line" else 30.0
+    return replace(s, topology=topology, registries=registries, nodes=10, heal_s=heal_s, reach_s=16.0)
 
 
 def _wandering(s: Scenario, rng: random.Random) -> Scenario:
