@@ -160,8 +160,6 @@ class Walks:
             del walk.parts[bucket]
             self._compare_records(bucket, walk.listings.pop(bucket), walk, now)
             if not walk.listings:
-                # The roster first, as all that a registry has sealed is checked against its entry.
-                walk.wanted.sort(key=lambda name: not name.startswith(REGISTRY_PREFIX))
                 self._go_on(link, walk)
 
     def repair(self, link: Link, message: Repair, now: Now) -> None:
