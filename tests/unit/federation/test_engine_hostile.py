@@ -37,7 +37,7 @@ from federation.messages import (
     Watermark,
     Watermarks,
 )
-from federation.record import MAX_LIFE, Item, Section
+from federation.record import MAX_LIFE, SEAL_SIZE, Item, Section
 from federation.replica import Replica
 from federation.wire import MAX_AGE_MS, decode, encode
 from tests.support.fabric import START_MS
@@ -78,7 +78,8 @@ KEYS = st.sampled_from([*NODES, "k:a", "r:me", "r:p", "n:9"])
 LIVES = st.integers(1, 4) | st.sampled_from([MAX_LIFE - 1, MAX_LIFE])
 STAMPS = st.sampled_from([0, hlc_of(START_MS), hlc_of(START_MS + 3_600_000), hlc_of(START_MS + 10**9), HLC_MAX])
 BIRTHS = st.just(()) | st.tuples(ORIGINS, GENERATIONS, NUMBERS)
-SECTIONS = st.builds(Section, STAMPS, ORIGINS, STAMPS, PAYLOADS, GENERATIONS, NUMBERS, BIRTHS)
+SEALS = st.sampled_from([b"", b"s" * SEAL_SIZE])  # no frame brings another
+SECTIONS = st.builds(Section, STAMPS, ORIGINS, STAMPS, PAYLOADS, GENERATIONS, NUMBERS, BIRTHS, SEALS)
 ITEMS = st.builds(Item, KEYS, LIVES, NUMBERS, st.integers(0, 3), SECTIONS)
 POSITION: dict[str, Any] = {"vector": VECTORS, "floor": VECTORS, "life_floor": st.sampled_from([0, 3, MAX_LIFE])}
 MILLISECONDS = st.sampled_from([-NUMBER_MAX, 0, START_MS, NUMBER_MAX])
