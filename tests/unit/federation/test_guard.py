@@ -306,7 +306,7 @@ def test_whoever_forges_often_is_not_listened_to_for_a_minute(monkeypatch: pytes
 
     def seal_of(item: Item, roster: object) -> Seal:
         checked.append(item)
-        return real(item, roster)  # type: ignore[arg-type]
+        return real(item, roster)  # type: ignore[arg-type]  # it is handed on as it came
 
     real = guard_module.seal_of
     monkeypatch.setattr(guard_module, "seal_of", seal_of)

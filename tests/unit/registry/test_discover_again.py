@@ -57,10 +57,10 @@ class Asked:
         self.handlers = NodeHandlers(
             SimpleNamespace(directory=self.directory, place=place),  # type: ignore[arg-type]  # all that is asked of it
             Finder(self.directory, ALIASES),
-            callers,  # type: ignore[arg-type]
+            callers,  # type: ignore[arg-type]  # the same
             ManualClock(NOW_MS),
-            None,  # type: ignore[arg-type]
-            SimpleNamespace(expire=lambda: None),  # type: ignore[arg-type]
+            None,  # type: ignore[arg-type]  # the same
+            SimpleNamespace(expire=lambda: None),  # type: ignore[arg-type]  # the same
         )
         self.handlers._dice = SimpleNamespace(random=lambda: 0.5)  # type: ignore[assignment]  # one order, not sixteen
 
