@@ -40,13 +40,14 @@ from registry.node import node_key
 from registry.ports import Store
 from registry.region import Membership, Region
 from registry.service import Place, Registry
-from registry.settings import ADMIN_KEY_HASH, Assignment, Settings
+from registry.settings import ADMIN_KEY_HASH, LAST, Assignment, Settings
 from registry.store import RedisStore
 from registry.tls import certificates, keep_watching, log
 from registry.verifying import verify_for_ever
 from registry.writer import Writer
 
 DRAIN_S = 2.0  # of the 5 s that a stop may take; a frozen store holds a call for less
+PASSED_ON_S = 0.3  # after it, for what another worker passed on to the one that writes at the last moment
 CUT_S = 0.2  # for handlers to see that they are cancelled
 TEND_EVERY_S = 0.25
 SETTLE_EVERY_S = 0.1
@@ -56,10 +57,11 @@ PUSH_GAP_S = 0.02  # under load, what a peer hears in one piece: a message costs
 async def run_worker(settings: Settings, job: Assignment, tend: Callable[[], None], *, announce: bool) -> None:
     """Serve until SIGTERM or SIGINT; then finish what is in flight. `tend` is called now and then,
     and keeps up what the worker depends on."""
-    stop = asyncio.Event()
+    stop, last = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    loop.add_signal_handler(LAST, last.set)
     metrics = Metrics()
     store = RedisStore(
         job.redis_url,
@@ -71,7 +73,7 @@ async def run_worker(settings: Settings, job: Assignment, tend: Callable[[], Non
     tending = asyncio.create_task(_tend(tend), name="tend")
     try:
         await store.start()
-        await _serve(settings, job, store, metrics, stop, announce=announce)
+        await _serve(settings, job, store, metrics, stop, last, announce=announce)
     finally:
         await _cancelled(tending)
         await store.aclose()
@@ -91,7 +93,14 @@ async def _cancelled(task: asyncio.Task[Any]) -> None:
 
 
 async def _serve(
-    settings: Settings, job: Assignment, store: Store, metrics: Metrics, stop: asyncio.Event, *, announce: bool
+    settings: Settings,
+    job: Assignment,
+    store: Store,
+    metrics: Metrics,
+    stop: asyncio.Event,
+    last: asyncio.Event,
+    *,
+    announce: bool,
 ) -> None:
     clock, feed = SystemClock(), Feed()
     directory = Directory(settings.windows, clock.monotonic(), settings.identity)
@@ -154,12 +163,18 @@ async def _serve(
             await _cancelled(task)
         await watching.stop()
         audit_keeper.begin_to_end()
-        await runner.drain(DRAIN_S)
+        await _drain(runner, lambda: bool(job.address) and region.writer is not None and not last.is_set())
         await audit_keeper.finish()
         await region.stop()
         await runner.cleanup()
         await forwarder.close()
         await follower.stop()
+
+
+async def _drain(runner: Runner, passed_on: Callable[[], bool]) -> None:
+    """Finish what is in flight. The worker that writes ends last: another would have to load everything first to
+    finish what it cannot pass on any more."""
+    await runner.drain(DRAIN_S + PASSED_ON_S if passed_on() else DRAIN_S, passed_on)
 
 
 def _alert(region: Region, code: str, node_id: str, detail: str) -> None:

@@ -21,7 +21,7 @@ from registry.embedded import DataDirLocked, EmbeddedValkey
 from registry.keys import NONCE_BYTES, Grant, key_hash, mint
 from registry.ports import StoreUnavailable
 from registry.redis_url import redacted
-from registry.settings import ADMIN_KEY_HASH, Assignment, ConfigurationError, Settings
+from registry.settings import ADMIN_KEY_HASH, LAST, Assignment, ConfigurationError, Settings
 from registry.store import RedisStore
 from registry.tls import certificates
 
@@ -119,6 +119,7 @@ def _many(
         status = 70
         for number in (signal.SIGTERM, signal.SIGINT):  # until the worker has its own way to stop
             signal.signal(number, signal.SIG_DFL)
+        signal.signal(LAST, signal.SIG_IGN)
         try:
             own = _bound(settings, listener.getsockname()[1], shared=True)
             name = _worker_id(index)
@@ -159,9 +160,13 @@ def _stop(workers: dict[int, int]) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGTERM)
     deadline = time.monotonic() + STOP_S
+    told_last = False
     while workers and time.monotonic() < deadline:
         for pid, _ in _ended(workers):
             del workers[pid]
+        if len(workers) == 1 and not told_last:
+            told_last = True
+            os.kill(next(iter(workers)), LAST)  # not waited for yet: its number is still its own
         time.sleep(0.02)
     for pid in workers:
         with contextlib.suppress(ProcessLookupError):

@@ -228,6 +228,11 @@ class Connection(RequestHandler):
         self._visit = visit
         self._head_bytes = 0
 
+    @property
+    def of_worker(self) -> bool:
+        """Whether it is another worker's of this registry: those come through no door."""
+        return self._visit is None
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """It has come, and should ask."""
         super().connection_made(transport)
@@ -356,19 +361,23 @@ class Runner(web.AppRunner):
         assert isinstance(self.server, _Server)
         return self.server.connection(visit)
 
-    async def drain(self, limit_s: float) -> None:
+    async def drain(self, limit_s: float, passed_on: Callable[[], bool]) -> None:
         """Take no new connection, and finish what is in flight, also a body that is still arriving:
-        aiohttp by itself stops reading at once. `cleanup` ends what is left after `limit_s`."""
-        for site in list(self.sites):
-            await site.stop()
+        aiohttp by itself stops reading at once. `cleanup` ends what is left after `limit_s`. While `passed_on` says
+        that other workers may have something in flight that only we can do, what they come through stays open."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + limit_s
         while loop.time() < deadline:
-            connections = self.server.connections if self.server is not None else []
-            idle = [connection for connection in connections if not connection._request_in_progress]
+            for_others = passed_on()
+            for site in list(self.sites):
+                if not (for_others and isinstance(site, web.UnixSite)):
+                    await site.stop()
+            here = self.server.connections if self.server is not None else []
+            callers = [each for each in here if not (for_others and isinstance(each, Connection) and each.of_worker)]
+            idle = [connection for connection in callers if not connection._request_in_progress]
             for connection in idle:
                 connection.close()
-            if len(idle) == len(connections):
+            if len(idle) == len(callers) and not for_others:
                 return
             await asyncio.sleep(DRAIN_POLL_S)
 

@@ -23,6 +23,7 @@ from tests.support.valkey import valkey
 NODES = "/api/v1/nodes"
 STOP_S = 8.0  # five are promised; the rest is room for a loaded machine
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+IN_FLIGHT = 4  # of two workers, each very likely has one, the one that writes and the one that passes them on
 OWN_KEY: dict[str, str | None] = {"REGISTRY_ADMIN_KEY": None}
 
 
@@ -82,13 +83,16 @@ async def is_finished(folder: Path, workers: str) -> bool:
     process = Process(folder, "--workers", workers)
     process.wait_ready()
     with contextlib.ExitStack() as stack:
-        idle, busy, halfway = (stack.enter_context(connected(process)) for _ in range(3))
+        idle, *busy = (stack.enter_context(connected(process)) for _ in range(1 + IN_FLIGHT))
+        halfway = [stack.enter_context(connected(process)) for _ in range(IN_FLIGHT)]
         idle.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
         assert idle.recv(4096).startswith(b"HTTP/1.1 200")  # and it stays open
         body = json.dumps({"node_id": "in-flight"}).encode()
-        busy.sendall(head(len(body)) + body[:5])
-        halfway.sendall(head(1000) + b'{"node_id":')
-        for connection in (busy, halfway):
+        for connection in busy:
+            connection.sendall(head(len(body)) + body[:5])
+        for connection in halfway:
+            connection.sendall(head(1000) + b'{"node_id":')
+        for connection in (*busy, *halfway):
             assert await asyncio.to_thread(connection.recv, 4096) == CONTINUE
         began_s = time.monotonic()
         stopping = asyncio.create_task(asyncio.to_thread(ends, process))
@@ -103,8 +107,10 @@ async def is_finished(folder: Path, workers: str) -> bool:
         await until(closed)
         in_time = time.monotonic() - began_s < 1.0
         if in_time:
-            busy.sendall(body[5:])
-            assert (await asyncio.to_thread(final, busy)).startswith(b"HTTP/1.1 200")
+            for connection in busy:
+                connection.sendall(body[5:])
+            for connection in busy:
+                assert (await asyncio.to_thread(final, connection)).startswith(b"HTTP/1.1 200")
         assert await stopping < STOP_S
         return in_time
 
