@@ -98,8 +98,10 @@ class Gate:
         headers["Server-Timing"] = f"app;dur={seconds * 1000:.2f}"
         if self._origins:
             self._allow_origin(request, headers)
-        route = path if hot is not None else _route(request)
-        self._metrics.observe_request(route, _method(request), response.status, seconds)
+        if hot is not None:
+            self._metrics.observe_request(path, request.method, response.status, seconds)
+        else:
+            self._metrics.observe_request(_route(request), _method(request), response.status, seconds)
         return response
 
     async def _answered(self, request: web.Request, hot: Handler | None) -> web.StreamResponse:
