@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import re
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -180,7 +180,9 @@ class Link:
         except (OSError, aiohttp.ClientError):
             return "lost"
 
-    async def read(self, received: Callable[[Message], None], monotonic: Callable[[], float]) -> str:
+    async def read(
+        self, received: Callable[[Message], None], ready: Callable[[], Awaitable[None]], monotonic: Callable[[], float]
+    ) -> str:
         """Take what comes, until it ends; why it did. Raises WireError and Breach."""
         turn_s = monotonic()
         while True:
@@ -189,6 +191,7 @@ class Link:
             if message.type is WSMsgType.BINARY:
                 self.frames_in += 1
                 self.bytes_in += len(message.data)
+                await ready()
                 received(decode(message.data))
             elif message.type is WSMsgType.TEXT:
                 self._ping_or_pong(message.data, now_s)

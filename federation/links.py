@@ -92,6 +92,9 @@ class Member(Protocol):
     def disconnected(self, peer: str) -> None:
         """It is up no more. Once for each `connected`."""
 
+    async def ready(self) -> None:
+        """Return once messages are wanted. Until then they wait on their links, and may be taken in one go."""
+
     def received(self, peer: str, message: Message) -> None:
         """A message came."""
 
@@ -503,7 +506,7 @@ class Links:
             if link.ending is None:
                 self._member.received(peer, message)
 
-        reader = asyncio.create_task(link.read(received, self._monotonic))
+        reader = asyncio.create_task(link.read(received, self._member.ready, self._monotonic))
         writer = asyncio.create_task(link.write())
         link.tasks = [reader, writer]
         link.tick(self._monotonic())  # the first ping

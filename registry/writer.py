@@ -127,6 +127,8 @@ class Writer:
         self._beats_due: list[tuple[str, bytes, int]] = []
         self._flusher: asyncio.Task[None] | None = None
         self._push_timer: asyncio.TimerHandle | None = None
+        self._admits = asyncio.Event()  # set: messages are taken as they come
+        self._admits.set()
         self._paid_s = 0.0  # until then the rounds up to now use up their gaps
         self._failing_since_s: float | None = None
         self._paused = False
@@ -195,6 +197,11 @@ class Writer:
     def disconnected(self, peer: str) -> None:
         """A link is down."""
         self.perform(self.engine.disconnected(peer, self.now))
+
+    async def ready(self) -> None:
+        """See federation/links.py."""
+        if not self._admits.is_set():
+            await self._admits.wait()
 
     def received(self, peer: str, message: Message) -> None:
         """A message came in. A fault of ours that a peer's message brings out ends that link, and nothing else."""
@@ -435,37 +442,57 @@ class Writer:
             self._flusher = asyncio.create_task(self._flush(), name="commit")
 
     async def _flush(self) -> None:
-        """Commit until nothing is left. What arrives meanwhile waits for the next round, so that what is sent
-        after a round tells only of what that round kept."""
-        while self._dirty or self._meta_due or self._behind or self._waiting or self.log.waiting:
-            await self._gather()
-            dirty, self._dirty = self._dirty, {}
-            meta_due, self._meta_due = self._meta_due, False
-            behind, self._behind = self._behind, []
-            waiting, self._waiting = self._waiting, []
-            beats, self._beats_due = self._beats_due, []
-            try:
-                await self._commit_round(list(dirty), meta_due, beats)
-            except (StoreUnavailable, Fenced) as error:
-                self._dirty = {**dirty, **self._dirty}
-                self._meta_due = True
-                self._behind = behind + self._behind
-                self._failed(error, waiting)
-                if self.deposed.is_set():
-                    return
-                await asyncio.sleep(RETRY_S)
-                continue
-            except BaseException:  # the end, or a fault of ours: nobody must wait for it, and nothing is left out
-                self._dirty, self._meta_due = {**dirty, **self._dirty}, True
-                self._behind = behind + self._behind
-                self._give_up(waiting)
-                raise
-            self._succeeded()
-            for effect in behind:
-                self._send(effect)
-            for done in waiting:
-                if not done.done():
-                    done.set_result(None)
+        """Commit until nothing is left. What arrives meanwhile waits for the next round, so that what is sent after a
+        round tells only of what that round kept. Messages wait on their links: nothing of them could be kept before
+        the next round, and taken together they cost half of what they do one by one."""
+        self._admits.clear()
+        try:
+            while self._dirty or self._meta_due or self._behind or self._waiting or self.log.waiting:
+                await self._gather()
+                await self._admit()
+                if not await self._round():
+                    if self.deposed.is_set():
+                        return
+                    self._admits.set()
+                    await asyncio.sleep(RETRY_S)
+                    self._admits.clear()
+        finally:
+            self._admits.set()
+
+    async def _round(self) -> bool:
+        """One round; whether it was kept."""
+        dirty, self._dirty = self._dirty, {}
+        meta_due, self._meta_due = self._meta_due, False
+        behind, self._behind = self._behind, []
+        waiting, self._waiting = self._waiting, []
+        beats, self._beats_due = self._beats_due, []
+        try:
+            await self._commit_round(list(dirty), meta_due, beats)
+        except (StoreUnavailable, Fenced) as error:
+            self._dirty = {**dirty, **self._dirty}
+            self._meta_due = True
+            self._behind = behind + self._behind
+            self._failed(error, waiting)
+            return False
+        except BaseException:  # the end, or a fault of ours: nobody must wait for it, and nothing is left out
+            self._dirty, self._meta_due = {**dirty, **self._dirty}, True
+            self._behind = behind + self._behind
+            self._give_up(waiting)
+            raise
+        self._succeeded()
+        for effect in behind:
+            self._send(effect)
+        for done in waiting:
+            if not done.done():
+                done.set_result(None)
+        return True
+
+    async def _admit(self) -> None:
+        """Let the messages in that have come: one turn of the loop for those that wait, one for what sockets hold."""
+        self._admits.set()
+        for _ in range(2):
+            await asyncio.sleep(0)
+        self._admits.clear()
 
     async def _gather(self) -> None:
         """Under load, let a few more join before the next round. (As federation/streams.py does for its pushes.)"""

@@ -205,6 +205,44 @@ async def test_what_comes_in_while_a_commit_is_under_way_is_sent_after_the_next_
     assert {"n:a", "n:b"} <= seen[-1][0]
 
 
+async def test_messages_that_come_while_a_commit_is_under_way_are_taken_together_before_the_next(rig: Rig) -> None:
+    await rig.writer.flushed()
+    rig.store.goes_on.clear()
+    writing = [asyncio.create_task(rig.register("a"))]
+    await becomes(lambda: rig.writer._busy)
+    for _ in range(5):
+        await asyncio.sleep(0)
+    taken: list[tuple[str, int]] = []
+
+    async def link(peer: str) -> None:
+        await rig.writer.ready()
+        taken.append((peer, commits))
+
+    commits = 0
+
+    def note(_number: int) -> None:
+        nonlocal commits
+        commits += 1
+
+    rig.store.on_commit = note
+    links = [asyncio.create_task(link(peer)) for peer in ("us", "asia")]
+    writing.append(asyncio.create_task(rig.register("b")))
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert not taken
+    rig.store.goes_on.set()
+    await asyncio.gather(*writing, *links)
+    assert taken == [("us", 1), ("asia", 1)]
+    await asyncio.wait_for(rig.writer.ready(), 1)
+
+
+async def test_messages_do_not_wait_for_a_store_that_is_away(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writer_module, "RETRY_S", 60.0)
+    rig.store.is_down = True
+    await rig.refused(rig.register("a"))
+    await asyncio.wait_for(rig.writer.ready(), 1)
+
+
 async def test_many_changes_are_kept_in_commits_of_bounded_size(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(writer_module, "COMMIT_PUTS", 3)
     assert COMMIT_PUTS > 3

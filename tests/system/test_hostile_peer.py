@@ -55,6 +55,9 @@ class Evil:
         """See Member."""
         self.up.discard(peer)
 
+    async def ready(self) -> None:
+        """See Member."""
+
     def received(self, peer: str, message: Message) -> None:
         """See Member."""
         self.heard.append(message)

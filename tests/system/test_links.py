@@ -73,6 +73,9 @@ class Recorder:
     def disconnected(self, peer: str) -> None:
         self.events.append(("disconnected", peer))
 
+    async def ready(self) -> None:
+        pass
+
     def received(self, peer: str, message: Message) -> None:
         self.messages.append((peer, message))
 
