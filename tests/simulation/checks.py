@@ -117,6 +117,8 @@ def the_dead_are_not_shown_alive(world: "World") -> None:
             if standing is None or standing.judgement != ONLINE or not standing.reachable:
                 continue
             owner = world.registries.get(standing.owner)
+            if key in world.silently_lost and owner is not None and owner.up and not owner.live.owns(key):
+                continue  # its owner does not know of it, and can say nothing, until a walk brings it back
             found_s = (
                 owner.counting_since_s(key) if owner is not None else 0.0
             )  # with a store that was lost: much later
