@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from federation.clock import covers
+from federation.clock import Dot, covers
 from federation.record import Item, Record, SectionKind, section_of
 from federation.seals import Seal, is_sealed, seal_of
 from tests.simulation.ledger import Violation, Write, has
@@ -190,14 +190,16 @@ def words_are_vouched_for(world: "World") -> None:
 
 
 def _is_refused(world: "World", registry: SimulatedRegistry, write: Write) -> bool:
-    """Whether it is of an identity that is not the one pinned here, until an operator has taken that out, or was so
-    until a moment ago: the next walk brings it."""
+    """Whether it is of an identity that is not the one pinned here, until an operator has taken that out and the new
+    one has come, or was so until a moment ago: the next walk brings it. It may be another that refused it, and told us
+    how far it has come."""
     taken_in_s = registry.taken_in_s.get(write.registry, float("-inf"))
     item = Item(write.key, write.life, write.incarnation, write.kind, write.section)
     if not is_sealed(item):
         return False
     walked = world.resting or world.now - taken_in_s > 2 * world.scenario.digest_s
-    return not walked or seal_of(item, registry.live.replica.roster) is Seal.BROKEN
+    seal = seal_of(item, registry.live.replica.roster)
+    return not walked or seal is Seal.BROKEN or (seal is Seal.UNKNOWN and not world.resting)
 
 
 def revocations_arrive(world: "World") -> None:
@@ -294,7 +296,10 @@ def left_over(world: "World") -> str:
     """Empty when every tombstone of a node is collected."""
     for registry in _up(world):
         for record in registry.held():
-            if record.deleted and not (_birth_is_forgotten(registry, record) or _end_is_beyond(world, record)):
+            if not record.deleted or _birth_is_forgotten(registry, record):
+                continue
+            awaited = [dot for dot in (record.end and record.end.dot, record.birth) if dot is not None]
+            if not any(_is_beyond(world, dot) for dot in awaited):
                 return f"tombstones are collected: {registry.id} still holds {record.state()}"
     return ""
 
@@ -306,15 +311,13 @@ def _birth_is_forgotten(registry: SimulatedRegistry, tombstone: Record) -> bool:
     return birth is not None and birth.chain not in registry.live.replica.vector
 
 
-def _end_is_beyond(world: "World", tombstone: Record) -> bool:
-    """Whether nobody's position reaches its deletion, as every registry that was past that, its writer first, has lost
+def _is_beyond(world: "World", dot: Dot) -> bool:
+    """Whether nobody's position reaches that write, as every registry that was past it, its writer first, has lost
     its store since. Some write before it nobody can give any more, or nobody knows that it was replaced: its chain
-    never closes, and it stays (federation/DESIGN.md, what it does not do)."""
-    end = tombstone.end
-    assert end is not None
-    if any(covers(registry.live.replica.vector, end.dot) for registry in _up(world)):
+    never closes, and a tombstone that waits for it stays (federation/DESIGN.md, what it does not do)."""
+    if any(covers(registry.live.replica.vector, dot) for registry in _up(world)):
         return False
-    return world.registries[end.origin].store_lost_s > world.ledger.by_dot[end.dot].at_s
+    return world.registries[dot.origin].store_lost_s > world.ledger.by_dot[dot].at_s
 
 
 def nothing_is_made_up(world: "World") -> None:
