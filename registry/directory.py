@@ -183,15 +183,20 @@ class Entry:
         spec, _, observed_ip, *_ = orjson.loads(split(self._registration)[0])
         return observed_ip, certified(spec)
 
+    def registered(self, record: Record) -> bool:
+        """Whether that record's registration is the one that stands here: the very bytes, as the replica holds them."""
+        return record.kept is not None and record.kept is self._registration
+
     def take_record(self, record: Record, version: int) -> None:
         """Fill in what a record says of it."""
-        self._intent = record.intent
-        self._registration, self._static = record.kept or record.encode_spec(), None
+        self._intent, self._static = record.intent, None
         self.version = version
         self._token, self._token_text = record.token, None
-        self.key_hash = bytes.fromhex(record.key_hash) if record.key_hash else None
-        self.region = intern(record.spec["region"])  # one text for all nodes of a region
-        self._declared_free_gb = free_vram_gb(record.spec["capabilities"]["gpus"])
+        if not self.registered(record):
+            self._registration = record.kept or record.encode_spec()
+            self.key_hash = bytes.fromhex(record.key_hash) if record.key_hash else None
+            self.region = intern(record.spec["region"])  # one text for all nodes of a region
+            self._declared_free_gb = free_vram_gb(record.spec["capabilities"]["gpus"])
         self.word, self.said = record.word, record.said
         self.status = shown_status(record.word.liveness, record.word.reported, record.intent.status)
         self._dynamic = None
@@ -373,12 +378,13 @@ class Directory:
         moved = new or entry.owner is not owner
         entry.owner = owner
         registration, token = entry.registration, entry.incarnation
+        anew = not entry.registered(record)
         entry.take_record(record, version)
         if entry.registration != registration or entry.incarnation != token:
             self._registered(entry, registration, token)
         if self._reserved and node_id in self._reserved:
             self._hold(entry, self._reserved[node_id])
-        self._place(entry, record)
+        self._place(entry, record, anew=anew)
         if entry.key_hash is not None:
             self._keys[entry.key_hash] = node_id
         self._count_status(entry)
@@ -440,20 +446,30 @@ class Directory:
             self._by_row.append(None)
         return row
 
-    def _place(self, entry: Entry, record: Record) -> None:
-        """Everything that can be filtered by, into the columns."""
+    def _place(self, entry: Entry, record: Record, *, anew: bool) -> None:
+        """Everything that can be filtered by, into the columns. Unless it registered `anew`, what its registration
+        tells stands there: a registry that dies has all its nodes told of again, each for its new owner's sake."""
         spec, columns, row = record.spec, self.columns, entry.row
+        if not anew:
+            kind = columns.kind(int(columns.class_of[row]))._replace(
+                status=entry.status,
+                home=_home(entry),
+                labels=folded(tuple(record.intent.labels(spec["labels"]))),
+                signed=_signed(entry),
+            )
+            columns.classify(row, kind, entry.said[1])
+            return
         flat = spec["capabilities"]
         kind = _kind(
             entry.status,
             entry.region,
             spec["role"],
             spec["node_type"],
-            (entry.owner.registry_id, 0 if entry.owner.is_us else entry.said[0]),
+            _home(entry),
             tuple(record.intent.labels(spec["labels"])),
             capability_names(flat),
             tuple(flat["models"]),
-            None if entry.signature is None else entry.signature != INVALID,
+            _signed(entry),
         )
         columns.classify(row, kind, entry.said[1])
         columns.address[row] = address_number(record.observed_ip)
@@ -727,6 +743,15 @@ class Directory:
             order.sort()
         unsorted.clear()
         return order
+
+
+def _home(entry: Entry) -> tuple[str, int]:
+    """Whose word its status is, and of which start of that registry; of our own it does not matter."""
+    return entry.owner.registry_id, 0 if entry.owner.is_us else entry.said[0]
+
+
+def _signed(entry: Entry) -> bool | None:
+    return None if entry.signature is None else entry.signature != INVALID
 
 
 @lru_cache(maxsize=16_384)  # a fleet has few kinds of nodes, and each comes many times

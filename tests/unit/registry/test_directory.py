@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import orjson
 import pytest
 from hypothesis import given, settings
@@ -616,6 +617,52 @@ def test_free_vram_is_the_newest_that_was_measured_through_every_change_of_the_r
     assert free_gb(directory) == 5
     directory.beat("a", b'{"cpu_percent":1}', NOW_MS + 1, 0.0)
     assert free_gb(directory) == 24  # no longer measured: what the registration said
+
+
+REGISTERED = [
+    made("a"),
+    replace(record("a", labels=["x"], capabilities={"models": ["m"], "gpus": [{"vram_gb": 24}]}), key_hash="0a"),
+    replace(record("a", region="us", role="router", ram_gb=64.0), key_hash="0b"),
+]
+LABELS = st.sampled_from([(), ("x",), ("y", "Z")])
+
+
+@settings(max_examples=200)
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from([0, 0, 0, 1, 2]),  # which registration stands: mostly the same
+            st.sampled_from(["online", "degraded", "offline"]),
+            st.builds(Intent, st.sampled_from([None, "draining"]), LABELS, LABELS, st.sampled_from([0, NOW_MS])),
+            st.sampled_from([(HOME, (1, 1)), (THERE, (1, 2)), (THERE, (2, 3))]),
+            st.sampled_from([0, 7]),  # incarnation
+            st.sampled_from([None, b"{}", b'{"cpu_percent":90,"gpus":[{"vram_free_gb":5}]}']),
+        ),
+        min_size=1,
+        max_size=6,
+    )
+)
+def test_what_changes_beside_a_registration_that_stands_is_as_if_all_had_been_told_again(changes: list[Any]) -> None:
+    payloads = [each.encode_spec() for each in REGISTERED]
+    standing, told_again = empty(), empty()
+    for version, (which, liveness, intent, (home, said_at), incarnation, metrics) in enumerate(changes, 1):
+        told = at_home(replace(REGISTERED[which], word=Word(liveness, None, "silent"), intent=intent), home, said_at)
+        for directory, kept in ((standing, payloads[which]), (told_again, bytes(bytearray(payloads[which])))):
+            directory.put(replace(told, incarnation=incarnation, kept=kept), version, version, NOW_MS)
+            if metrics is not None:
+                directory.beat("a", metrics, NOW_MS + version, version)
+    one, other = standing.get("a"), told_again.get("a")
+    assert one is not None
+    assert other is not None
+    assert one.fragment() == other.fragment()
+    for name in ("region", "status", "key_hash", "heard_s", "beat_at_ms", "token", "must_register"):
+        assert getattr(one, name) == getattr(other, name)
+    kinds = [each.columns.kind(int(each.columns.class_of[1])) for each in (standing, told_again)]
+    assert kinds[0] == kinds[1]
+    for name, numbers in standing.columns.numbers.items():
+        np.testing.assert_array_equal(numbers, told_again.columns.numbers[name])
+    assert standing.counts() == told_again.counts()
+    assert [each.owner_of(bytes.fromhex("0a")) for each in (standing, told_again)].count("a") in (0, 2)
 
 
 def test_load_is_that_of_the_busier_of_processor_and_gpu() -> None:

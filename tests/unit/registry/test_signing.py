@@ -381,6 +381,16 @@ def test_a_forged_one_is_told_left_out_and_mended_by_the_node_alone() -> None:
     assert (here.state(), here.found(), entry.must_register) == (VERIFIED, 1, False)
 
 
+def test_the_same_bytes_in_another_incarnation_are_looked_at_anew() -> None:
+    here, made = Here(), node()
+    record = reread(made, made.encode_spec())
+    here.put(record)
+    here.directory.check("n")
+    assert (here.put(replace(record, epoch=99)), here.found()) == (VERIFIED, 1)
+    assert (here.put(replace(record, incarnation=record.incarnation ^ 1)), here.found()) == (INVALID, 0)
+    assert (here.put(record), here.found()) == (UNVERIFIED, 1)
+
+
 def test_who_wants_signed_nodes_gets_no_others() -> None:
     here, made = Here(), node()
     here.put(reread(made, made.encode_spec()))
