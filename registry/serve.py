@@ -47,7 +47,6 @@ from registry.verifying import verify_for_ever
 from registry.writer import Writer
 
 DRAIN_S = 2.0  # of the 5 s that a stop may take; a frozen store holds a call for less
-PASSED_ON_S = 0.3  # after it, for what another worker passed on to the one that writes at the last moment
 CUT_S = 0.2  # for handlers to see that they are cancelled
 TEND_EVERY_S = 0.25
 SETTLE_EVERY_S = 0.1
@@ -163,7 +162,7 @@ async def _serve(
             await _cancelled(task)
         await watching.stop()
         audit_keeper.begin_to_end()
-        await _drain(runner, lambda: bool(job.address) and region.writer is not None and not last.is_set())
+        await _drain(runner, region, last if job.address and stop.is_set() else None)
         await audit_keeper.finish()
         await region.stop()
         await runner.cleanup()
@@ -171,10 +170,15 @@ async def _serve(
         await follower.stop()
 
 
-async def _drain(runner: Runner, passed_on: Callable[[], bool]) -> None:
-    """Finish what is in flight. The worker that writes ends last: another would have to load everything first to
-    finish what it cannot pass on any more."""
-    await runner.drain(DRAIN_S + PASSED_ON_S if passed_on() else DRAIN_S, passed_on)
+async def _drain(runner: Runner, region: Region, last: asyncio.Event | None) -> None:
+    """Finish what is in flight. Of workers that all end, the one that writes ends last: another would have to load
+    everything first to finish what it cannot pass on any more. `last`: set when the others have; None: they go on."""
+    writer = region.writer if last is not None else None
+
+    def passed_on() -> bool:
+        return writer is not None and region.writer is writer and last is not None and not last.is_set()
+
+    await runner.drain(DRAIN_S, passed_on)
 
 
 def _alert(region: Region, code: str, node_id: str, detail: str) -> None:

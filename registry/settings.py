@@ -31,7 +31,7 @@ from registry.redis_url import parse as parse_redis_url
 from registry.redis_url import password_of, redacted
 
 ADMIN_KEY_HASH = "admin_key_hash"  # the store's setting, where the admin key is not given
-LAST = signal.SIGUSR1  # the supervisor's word to a worker in a stop: all others have ended
+LAST = signal.SIGUSR2  # the supervisor's word to a worker in a stop: all others have ended
 
 
 @dataclass(frozen=True, slots=True)

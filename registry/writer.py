@@ -41,6 +41,7 @@ TICK_S = 0.1
 COMMIT_PUTS = 500  # about ten milliseconds of the store's time
 COMMIT_GAP_S = 0.01  # between two rounds of commits: a round costs as much as a dozen records in it
 ROUNDS_AT_ONCE = 4  # before there is a gap: who writes now and then never waits
+HELD_BACK_S = 0.1  # at most, what peers say: a round in which everything is written again takes seconds
 RETRY_S = 0.2
 PAUSE_AFTER_S = 3.0  # without the store: others should not take us for alive when nobody can write here
 MAX_DOUBTFUL = 16  # commits in a row of which nobody knows whether they were made
@@ -450,7 +451,12 @@ class Writer:
             while self._dirty or self._meta_due or self._behind or self._waiting or self.log.waiting:
                 await self._gather()
                 await self._admit()
-                if not await self._round():
+                admitting = asyncio.get_running_loop().call_later(HELD_BACK_S, self._admits.set)
+                try:
+                    kept = await self._round()
+                finally:
+                    admitting.cancel()
+                if not kept:
                     if self.deposed.is_set():
                         return
                     self._admits.set()

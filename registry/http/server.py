@@ -46,6 +46,7 @@ _LIMITS = {"body_too_large": "body_size", "request_timeout": "body_time", "too_m
 _FINAL = frozenset({"request_timeout", "body_too_large", "too_many_requests", "too_many_bad_keys"})
 CALLER_GONE = 499  # nobody reads it
 DRAIN_POLL_S = 0.02
+PASSED_ON_S = 0.3  # after a drain, for what other workers have passed on at its last moment
 _CORS = {
     "Access-Control-Allow-Methods": "GET, POST, PATCH, DELETE",
     "Access-Control-Allow-Headers": "Authorization, Content-Type, Last-Event-ID",
@@ -235,6 +236,11 @@ class Connection(RequestHandler):
         """Whether it is another worker's of this registry: those come through no door."""
         return self._visit is None
 
+    @property
+    def is_link(self) -> bool:
+        """Whether it has become a WebSocket: a registry's link."""
+        return self._payload_parser is not None
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """It has come, and should ask."""
         super().connection_made(transport)
@@ -270,7 +276,7 @@ class Connection(RequestHandler):
     def pause_writing(self) -> None:
         """What we wrote is not taken."""
         super().pause_writing()
-        if self._payload_parser is None:  # a link has a patience of its own
+        if not self.is_link:  # which has a patience of its own
             self._patience.await_reader(self)
 
     def resume_writing(self) -> None:
@@ -365,17 +371,23 @@ class Runner(web.AppRunner):
 
     async def drain(self, limit_s: float, passed_on: Callable[[], bool]) -> None:
         """Take no new connection, and finish what is in flight, also a body that is still arriving:
-        aiohttp by itself stops reading at once. `cleanup` ends what is left after `limit_s`. While `passed_on` says
-        that other workers may have something in flight that only we can do, what they come through stays open."""
+        aiohttp by itself stops reading at once. Links last, and have a goodbye of their own. `cleanup` ends what is
+        left after `limit_s`. While `passed_on` says that other workers may have something in flight that only we can
+        do, what they come through stays open until then, and a moment is left for what has come."""
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + limit_s
-        while loop.time() < deadline:
-            for_others = passed_on()
+        until_s = loop.time() + limit_s
+        deadline_s = until_s + (PASSED_ON_S if passed_on() else 0.0)
+        while (now_s := loop.time()) < deadline_s:
+            for_others = passed_on() and now_s < until_s
             for site in list(self.sites):
                 if not (for_others and isinstance(site, web.UnixSite)):
                     await site.stop()
             here = self.server.connections if self.server is not None else []
-            callers = [each for each in here if not (for_others and isinstance(each, Connection) and each.of_worker)]
+            callers = [
+                each
+                for each in here
+                if isinstance(each, Connection) and not each.is_link and not (for_others and each.of_worker)
+            ]
             idle = [connection for connection in callers if not connection._request_in_progress]
             for connection in idle:
                 connection.close()

@@ -32,7 +32,7 @@ _JSON = {"Content-Type": "application/json"}
 
 class Answer(web.Response):
     """An answer of JSON whose bytes are all known: its head and body are written at once, past the layers that aiohttp
-    has for streams, compression and cookies (a tenth of a heartbeat's cost)."""
+    has for streams, compression and cookies (a tenth of a heartbeat's cost): it can have none of these."""
 
     _pieces: tuple[bytes, bytes] | None = None
 

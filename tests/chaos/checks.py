@@ -125,11 +125,14 @@ class Watch:
 
     def _deleted_stay_away(self, nodes: Nodes) -> None:
         name, epoch = self._site.name, self._site.epoch
+        # Whoever lost its store and can reach nobody serves what it has: nothing. It has heard of no deletion.
+        hears_somebody = any(hearing.goes_on for hearing in self._site.hears.values())
         for deletion in self._ledger.deletions.values():
             if not deletion.holds or deletion.doubtful:
                 continue
             if deletion.node_id not in nodes:
-                deletion.gone_at[name] = epoch
+                if hears_somebody:
+                    deletion.gone_at[name] = epoch
             elif deletion.gone_at.get(name) == epoch:
                 raise Violation(
                     f"nothing is resurrected: {self._site} shows it again, after {deletion}", deletion.node_id

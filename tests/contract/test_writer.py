@@ -236,6 +236,19 @@ async def test_messages_that_come_while_a_commit_is_under_way_are_taken_together
     await asyncio.wait_for(rig.writer.ready(), 1)
 
 
+async def test_messages_are_not_held_back_for_long(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writer_module, "HELD_BACK_S", 0.001)
+    rig.store.goes_on.clear()
+    writing = asyncio.create_task(rig.register("a"))
+    await becomes(lambda: rig.writer._busy)
+    for _ in range(5):
+        await asyncio.sleep(0)
+    await asyncio.wait_for(rig.writer.ready(), 1)
+    assert not writing.done()
+    rig.store.goes_on.set()
+    await writing
+
+
 async def test_messages_do_not_wait_for_a_store_that_is_away(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(writer_module, "RETRY_S", 60.0)
     rig.store.is_down = True

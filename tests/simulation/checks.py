@@ -70,7 +70,8 @@ def positions_are_true(world: "World") -> None:
                 record is None or record.deleted or _is_another(world, record, write)
             ):
                 continue
-            if write.registry in world.keys_lost_s and _is_refused(world, registry, write):
+            lost_s = world.keys_lost_s.get(write.registry)
+            if lost_s is not None and write.at_s >= lost_s and _is_refused(world, registry, write):
                 continue
             raise Violation(f"positions are true: {registry.id} is past {write}, and holds {record and record.state()}")
 
@@ -117,7 +118,8 @@ def the_dead_are_not_shown_alive(world: "World") -> None:
             if standing is None or standing.judgement != ONLINE or not standing.reachable:
                 continue
             owner = world.registries.get(standing.owner)
-            if key in world.silently_lost and owner is not None and owner.up and not owner.live.owns(key):
+            held = owner.live.replica.get(key) if owner is not None and owner.up else None
+            if key in world.silently_lost and owner is not None and owner.up and (held is None or held.deleted):
                 continue  # its owner does not know of it, and can say nothing, until a walk brings it back
             found_s = (
                 owner.counting_since_s(key) if owner is not None else 0.0

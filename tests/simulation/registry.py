@@ -127,7 +127,7 @@ class SimulatedRegistry:
     def lose_key(self) -> None:
         """From its next start on it has another."""
         self.key = Ed25519PrivateKey.from_private_bytes(self.world.rng.randbytes(32))
-        self.world.keys_lost_s[self.id] = self.world.now
+        self.world.keys_lost_s.setdefault(self.id, self.world.now)
         self.world.note("lost its key", self.id)
 
     def freeze(self) -> None:

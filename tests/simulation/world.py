@@ -74,7 +74,7 @@ class World:
         self.clocks_were_wrong = False
         self.longest_stall_s = 0.0
         self.silently_lost: set[str] = set()
-        self.keys_lost_s: dict[str, float] = {}  # by registry, when it last lost its identity
+        self.keys_lost_s: dict[str, float] = {}  # by registry, when it first lost its identity
         self.ledger = Ledger()
         self.registries: dict[str, SimulatedRegistry] = {}
         self.machines: list[Machine] = []
