@@ -444,8 +444,8 @@ class Writer:
 
     async def _flush(self) -> None:
         """Commit until nothing is left. What arrives meanwhile waits for the next round, so that what is sent after a
-        round tells only of what that round kept. Messages wait on their links: nothing of them could be kept before
-        the next round, and taken together they cost half of what they do one by one."""
+        round tells only of what that round kept. Messages wait on their links, for HELD_BACK_S at most: nothing of
+        them could be kept before the next round, and taken together they cost less than one by one."""
         self._admits.clear()
         try:
             while self._dirty or self._meta_due or self._behind or self._waiting or self.log.waiting:
