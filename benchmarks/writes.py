@@ -44,11 +44,16 @@ def requests(number: int, count: int) -> list[bytes]:
     return found
 
 
+async def _register(port: int, registrations: Sequence[bytes]) -> None:
+    for each in registrations:
+        await fleet.ask("127.0.0.1", port, each)
+
+
 async def spread(ports: Sequence[int], rate_per_s: float, seconds: float) -> Written:
     """Load every registry with its share."""
-    for number, port in enumerate(ports):  # so that there is something to PATCH everywhere
-        for each in requests(number, len(ports))[::2]:
-            await fleet.ask("127.0.0.1", port, each)
+    async with asyncio.TaskGroup() as group:  # so that there is something to PATCH everywhere
+        for number, port in enumerate(ports):
+            group.create_task(_register(port, requests(number, len(ports))[::2]))
     await asyncio.sleep(1.0)
     print("started", flush=True)
     share = rate_per_s / len(ports)

@@ -15,7 +15,7 @@ class Config:
     reach_s: float = 10.0  # an owner not heard of for so long is unreachable: ten lost watermarks
     direct_silence_s: float = 4.0  # a link that is silent so long no longer counts: others relay instead
     sync_interval_s: float = 10.0  # positions are announced whole: single announcements may be lost
-    push_gap_s: float = 0.0  # between two pushes over a link: messages cost more than what is in them
+    push_when_asked: bool = False  # by `Engine.push`; else at once
     pull_grace_s: float = 1.5  # what a peer has and we lack is usually on its way
     pull_timeout_s: float = 6.0  # without a chunk; an answer takes one round trip
     digest_interval_s: float = 45.0

@@ -14,7 +14,6 @@ from federation.messages import Ack, Entry, Graft, Prune, Push, Segment
 from federation.record import weight
 
 MANY_HOPS = 1_000
-PUSHES_AT_ONCE = 4  # before there is a gap between them: who writes now and then never waits
 
 _Made = dict[tuple[Chain, int, int, int], tuple[Segment | None, bool]]
 """By chain, cursor and room, what was put together in this turn: most links get the same."""
@@ -27,7 +26,6 @@ class Streams:
         self._core = core
         self._intake = intake
         self._fed_by: dict[Chain, tuple[str, int]] = {}  # whose push last moved us on, and its hops
-        self._paid_s: dict[str, float] = {}  # by peer, until when its pushes up to now use up their gaps
 
     def advanced(self, chain: Chain) -> None:
         """Our position in the chain has moved on."""
@@ -37,7 +35,6 @@ class Streams:
 
     def greeted(self, link: Link) -> None:
         """The link is new: it knows our position from our Hello, and pulls what it lacks up to there."""
-        self._paid_s.pop(link.peer, None)
         link.cursor = dict(link.announced)
         link.behind = dict.fromkeys(self._core.replica.vector)
 
@@ -45,26 +42,19 @@ class Streams:
         """Send what there is to every link that has room."""
         made: _Made = {}
         for link in self._core.greeted():
-            while self._may_push(link) and now.mono_s >= self._next_push_s(link):
+            while self._may_push(link):
                 segments = self._collect(link, made)
                 if segments:
                     self._core.send(link, Push(self._core.frame(link, now), tuple(segments)))
-                    paid_s = max(self._paid_s.get(link.peer, 0.0), now.mono_s)
-                    self._paid_s[link.peer] = paid_s + self._core.config.push_gap_s
 
     @property
-    def due_s(self) -> float | None:
-        """When something that waits may be pushed."""
-        return min((self._next_push_s(link) for link in self._core.greeted() if self._may_push(link)), default=None)
+    def waiting(self) -> bool:
+        """Whether there is something to send, and a link that has room for it."""
+        return any(self._may_push(link) for link in self._core.greeted())
 
     def _may_push(self, link: Link) -> bool:
         """A stale registry has missed a deletion that is in no log any more: a walk comes first."""
         return bool(link.behind) and self._core.credit(link) > 0 and not self._core.is_stale(link)
-
-    def _next_push_s(self, link: Link) -> float:
-        """A link that is idle gets a few writes at once, a busy one several together. A gap of none: everything that
-        there is goes out in one turn. (The generic cell rate algorithm, ITU-T I.371.)"""
-        return self._paid_s.get(link.peer, float("-inf")) - PUSHES_AT_ONCE * self._core.config.push_gap_s
 
     def received(self, link: Link, push: Push, now: Now) -> None:
         """Take in a push. What a stale registry says is not joined; a stale one that we are

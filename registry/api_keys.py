@@ -67,8 +67,8 @@ class ApiKeys:
         grant = Grant(asked.kind, expires_at_ms, asked.max_uses, scopes)
         text, made = self._made(who, grant, asked.name, now_ms)
         self._audit.note("key.created", who, made.key_id, kind=made.kind, name=made.name, scopes=scopes)
-        await writer.put_all(_puts(made))
-        return {**made.shown(now_ms), "key": text, "version": str(writer.position)}
+        position = await writer.put_all(_puts(made))
+        return {**made.shown(now_ms), "key": text, "version": str(position)}
 
     async def revoke(self, who: Principal, key_id: str) -> dict[str, Json]:
         """A key is good no more, for ever, also one of which nothing is known here."""
@@ -76,8 +76,8 @@ class ApiKeys:
             raise ApiError("key_in_use", "The request came with this very key; revoke it with another admin key.")
         writer = self._registry.ready_writer()
         self._audit.note("key.revoked", who, key_id)
-        await writer.put_all({}, [KEY_PREFIX + key_id], who.key_id or "")
-        return {"success": True, "key_id": key_id, "message": "revoked", "version": str(writer.position)}
+        position = await writer.put_all({}, [KEY_PREFIX + key_id], who.key_id or "")
+        return {"success": True, "key_id": key_id, "message": "revoked", "version": str(position)}
 
     async def rotate(self, who: Principal, key_id: str, overlap_s: int) -> dict[str, Json]:
         """A successor with the same rights; the old one ends after the overlap."""
@@ -95,8 +95,8 @@ class ApiKeys:
         text, made = self._made(who, Grant(old.kind, expires_at_ms, left, old.scopes), old.name, now_ms)
         ended = replace(old.expiring(now_ms + overlap_s * 1000), replaced_by=made.key_id)
         self._audit.note("key.rotated", who, key_id, successor=made.key_id, overlap_s=overlap_s)
-        await writer.put_all(_puts(made, ended), _at_once([ended], overlap_s), who.key_id or "")
-        return {**made.shown(now_ms), "key": text, "replaces": key_id, "version": str(writer.position)}
+        position = await writer.put_all(_puts(made, ended), _at_once([ended], overlap_s), who.key_id or "")
+        return {**made.shown(now_ms), "key": text, "replaces": key_id, "version": str(position)}
 
     async def rotate_node(self, who: Principal, node_id: str, overlap_s: int) -> dict[str, Json]:
         """A new key for a node, by the node itself or an admin; what it had before ends after the overlap."""
@@ -114,14 +114,14 @@ class ApiKeys:
         ended = [self._of_node(key_id, node_id, new_id).expiring(until_ms) for key_id in sorted(old_ids)]
         puts = {node_key(node_id): rekeyed(node, hashed.hex()).encode_spec(), **_puts(*ended)}
         self._audit.note("key.rotated", who, node_id, successor=new_id, overlap_s=overlap_s)
-        await writer.put_all(puts, _at_once(ended, overlap_s), who.key_id or "")
+        position = await writer.put_all(puts, _at_once(ended, overlap_s), who.key_id or "")
         return {
             "node_id": node_id,
             "api_key": text,
             "key_id": new_id,
             "replaces": [old.key_id for old in ended],
             "replaced_until": iso(until_ms),
-            "version": str(writer.position),
+            "version": str(position),
         }
 
     # parts

@@ -24,7 +24,7 @@ from registry.columns import Columns, Kind
 from registry.latency import MOST_PAIRS, MOST_REGISTRIES, believed
 from registry.lifecycle import Deadlines, ExpiryGuard, Liveness, Transition, Windows, next_liveness, shown_status
 from registry.names import folded, model_terms
-from registry.node import Intent, Record, Word, certified, iso, rendered, token_text
+from registry.node import Intent, Record, Unread, Word, certified, iso, rendered, token_text
 from registry.ranking import base_cost, held_share, settled_load
 from registry.signatures import Signatures
 from registry.signing import INVALID, UNVERIFIED, VERIFIED, LaterFormat, fault_of
@@ -121,6 +121,7 @@ class Entry:
         self._intent = Intent()
         self._static: bytes | None = None
         self._registration = b""
+        self.key_hash: bytes | None = None
         self._token = Token(0, 0, 0)
         self.signature: str | None = None  # how its registration stands: see registry/signing.py
         self.must_register = False  # what stands is not what it signed last: it alone can mend that
@@ -144,6 +145,11 @@ class Entry:
         return self.owner.vouches(self.said)
 
     @property
+    def wanted(self) -> Intent:
+        """What operators want of it."""
+        return self._intent
+
+    @property
     def intent(self) -> str | None:
         """The status that operators want it to have."""
         return self._intent.status
@@ -151,8 +157,20 @@ class Entry:
     @property
     def role(self) -> str:
         """Its role, read again each time: only keys that are limited to some need it of a single node."""
-        role: str = orjson.loads(split(self._registration)[0])[0]["role"]
+        role: str = self._told()[0]["role"]
         return role
+
+    @property
+    def own_labels(self) -> list[str]:
+        """The labels that it registered with; read again each time."""
+        labels: list[str] = self._told()[0]["labels"]
+        return labels
+
+    @property
+    def last_registration_ms(self) -> int:
+        """When it registered last; read again each time."""
+        at_ms: int = self._told()[4]
+        return at_ms
 
     @property
     def token(self) -> str:
@@ -180,26 +198,29 @@ class Entry:
 
     def came_from(self) -> tuple[str, tuple[str, ...]]:
         """The address that it registered from, and what its certificate named then. Read anew each time."""
-        spec, _, observed_ip, *_ = orjson.loads(split(self._registration)[0])
+        spec, _, observed_ip, *_ = self._told()
         return observed_ip, certified(spec)
 
-    def registered(self, record: Record) -> bool:
-        """Whether that record's registration is the one that stands here: the very bytes, as the replica holds them."""
-        return record.kept is not None and record.kept is self._registration
+    def _told(self) -> list[Json]:
+        """See node.Record.encode_spec."""
+        told: list[Json] = orjson.loads(split(self._registration)[0])
+        return told
 
-    def take_record(self, record: Record, version: int) -> None:
-        """Fill in what a record says of it."""
-        self._intent, self._static = record.intent, None
+    def stand(self, told: Unread | Record, version: int) -> None:
+        """Fill in what a record says beside its registration."""
+        self._intent, self._static = told.intent, None
         self.version = version
-        self._token, self._token_text = record.token, None
-        if not self.registered(record):
-            self._registration = record.kept or record.encode_spec()
-            self.key_hash = bytes.fromhex(record.key_hash) if record.key_hash else None
-            self.region = intern(record.spec["region"])  # one text for all nodes of a region
-            self._declared_free_gb = free_vram_gb(record.spec["capabilities"]["gpus"])
-        self.word, self.said = record.word, record.said
-        self.status = shown_status(record.word.liveness, record.word.reported, record.intent.status)
+        self._token, self._token_text = told.token, None
+        self.word, self.said = told.word, told.said
+        self.status = shown_status(told.word.liveness, told.word.reported, told.intent.status)
         self._dynamic = None
+
+    def register(self, record: Record) -> None:
+        """Fill in its registration."""
+        self._registration = record.kept or record.encode_spec()
+        self.key_hash = bytes.fromhex(record.key_hash) if record.key_hash else None
+        self.region = intern(record.spec["region"])  # one text for all nodes of a region
+        self._declared_free_gb = free_vram_gb(record.spec["capabilities"]["gpus"])
 
     def take_metrics(self, metrics: bytes, values: Mapping[str, Json]) -> tuple[float | None, float | None]:
         """Keep what a heartbeat says, encoded and decoded. The load (0..1) and the free VRAM (GB) in it."""
@@ -358,12 +379,33 @@ class Directory:
 
     def put(self, record: Record, version: int, now: float, now_ms: int = 0) -> Entry | None:
         """Apply a stored record; None when a newer change of the node is already here."""
-        node_id = record.node_id
+        return self._take(record, record, version, now, now_ms)
+
+    def show(self, unread: Unread, version: int, now: float, now_ms: int = 0) -> None:
+        """Apply a stored record, reading its registration only where it is not the very bytes that stand here. What is
+        no registration shows no node."""
+        if self.shows(unread):
+            self._take(unread, None, version, now, now_ms)
+        elif (record := unread.read()) is not None:
+            self._take(record, record, version, now, now_ms)
+        else:
+            self.delete(unread.node_id, version)
+
+    def shows(self, unread: Unread) -> bool:
+        """Whether its registration is the one that stands here: the very bytes, as the replica holds them."""
+        entry = self._nodes.get(unread.node_id)
+        return entry is not None and entry.registration is unread.registration
+
+    def _take(
+        self, told: Unread | Record, record: Record | None, version: int, now: float, now_ms: int
+    ) -> Entry | None:
+        """`record`: with the registration, unless that stands here already."""
+        node_id = told.node_id
         self.newest = max(self.newest, version)
         entry = self._nodes.get(node_id)
         if version <= self._deleted.get(node_id, 0) or (entry is not None and version <= entry.version):
             return None
-        owner = self._owner(record.home_registry)
+        owner = self._owner(told.home_registry)
         new, before = entry is None, entry.liveness if entry is not None else None
         if entry is None:
             entry = Entry(node_id, owner, self._new_row())
@@ -373,26 +415,26 @@ class Directory:
         else:
             was = entry.region, self.columns.kind(int(self.columns.class_of[entry.row])).role
             self._forget_status(entry)
-            if entry.key_hash is not None:
-                self._keys.pop(entry.key_hash, None)
         moved = new or entry.owner is not owner
         entry.owner = owner
-        registration, token = entry.registration, entry.incarnation
-        anew = not entry.registered(record)
-        entry.take_record(record, version)
-        if entry.registration != registration or entry.incarnation != token:
-            self._registered(entry, registration, token)
-        if self._reserved and node_id in self._reserved:
-            self._hold(entry, self._reserved[node_id])
-        self._place(entry, record, anew=anew)
-        if entry.key_hash is not None:
-            self._keys[entry.key_hash] = node_id
+        registration, incarnation, intent = entry.registration, entry.incarnation, entry.wanted
+        entry.stand(told, version)
+        if record is not None:
+            self._register(entry, record)
+        if entry.registration != registration or entry.incarnation != incarnation:
+            self._registered(entry, registration, incarnation)
+        if record is not None:
+            self._place(entry, record)
+        else:
+            self._place_again(entry, intent)
         self._count_status(entry)
         if moved or (before not in (None, "online") and entry.liveness == "online"):
             entry.heard_s = self.columns.heard_s[entry.row] = now  # so it was said because it was heard
         if not owner.is_us:
-            known_ms = max(record.word.heard_at_ms or 0, record.last_registration_ms)
-            entry.beat_at_ms = max(entry.beat_at_ms or 0, known_ms)
+            known_ms = max(entry.beat_at_ms or 0, told.word.heard_at_ms or 0)
+            if record is not None or moved:
+                known_ms = max(known_ms, entry.last_registration_ms if record is None else record.last_registration_ms)
+            entry.beat_at_ms = known_ms
         elif moved or before != entry.liveness:
             self._watch(entry)
         self.revision += 1
@@ -401,6 +443,15 @@ class Directory:
             self.on_transition(Transition(node_id, before, entry.liveness, why, now_ms))
         self.on_change(node_id, was)
         return entry
+
+    def _register(self, entry: Entry, record: Record) -> None:
+        if entry.key_hash is not None:
+            self._keys.pop(entry.key_hash, None)
+        entry.register(record)
+        if entry.key_hash is not None:
+            self._keys[entry.key_hash] = entry.node_id
+        if self._reserved and entry.node_id in self._reserved:
+            self._hold(entry, self._reserved[entry.node_id])
 
     def _registered(self, entry: Entry, before: bytes, incarnation_before: int) -> None:
         """Another registration of it has come in: who signed it?"""
@@ -422,7 +473,7 @@ class Directory:
         if entry is None or entry.signature != UNVERIFIED:
             return
         self.signatures.gone(node_id)
-        spec = orjson.loads(split(entry.registration)[0])[0]
+        spec = entry._told()[0]
         try:
             fault = fault_of(node_id, entry.incarnation, entry.registration, spec)
         except LaterFormat:
@@ -446,19 +497,9 @@ class Directory:
             self._by_row.append(None)
         return row
 
-    def _place(self, entry: Entry, record: Record, *, anew: bool) -> None:
-        """Everything that can be filtered by, into the columns. Unless it registered `anew`, what its registration
-        tells stands there: a registry that dies has all its nodes told of again, each for its new owner's sake."""
+    def _place(self, entry: Entry, record: Record) -> None:
+        """Everything that can be filtered by, into the columns."""
         spec, columns, row = record.spec, self.columns, entry.row
-        if not anew:
-            kind = columns.kind(int(columns.class_of[row]))._replace(
-                status=entry.status,
-                home=_home(entry),
-                labels=folded(tuple(record.intent.labels(spec["labels"]))),
-                signed=_signed(entry),
-            )
-            columns.classify(row, kind, entry.said[1])
-            return
         flat = spec["capabilities"]
         kind = _kind(
             entry.status,
@@ -475,6 +516,17 @@ class Directory:
         columns.address[row] = address_number(record.observed_ip)
         columns.describe(row, total_vram_gb(flat), number(flat.get("ram_gb")), number(flat.get("cpu_cores")))
         self._measure(entry, entry.metrics, None)
+
+    def _place_again(self, entry: Entry, before: Intent) -> None:
+        """What can be filtered by and its registration does not tell: a registry that dies has all its nodes told of
+        again, each for its new owner's sake. `before`: what operators wanted of it."""
+        columns, row, wanted = self.columns, entry.row, entry.wanted
+        kind = columns.kind(int(columns.class_of[row]))
+        labels = kind.labels
+        if (wanted.labels_add, wanted.labels_remove) != (before.labels_add, before.labels_remove):
+            labels = folded(tuple(wanted.labels(entry.own_labels)))
+        kind = kind._replace(status=entry.status, home=_home(entry), labels=labels, signed=_signed(entry))
+        columns.classify(row, kind, entry.said[1])
 
     def _measure(self, entry: Entry, metrics: bytes, decoded: Mapping[str, Json] | None) -> Mapping[str, Json]:
         values = decoded if decoded is not None else orjson.loads(metrics) if metrics != b"{}" else _NOTHING
@@ -640,14 +692,14 @@ class Directory:
         """Whether a node's heartbeats come in, here."""
         return entry.liveness == "online" and now - entry.heard_s < self.windows.degraded_after_s
 
-    def knows_better(self, record: Record, now: float) -> bool:
+    def knows_better(self, unread: Unread, now: float) -> bool:
         """Whether another registry calls a node offline that is ours, and was heard here since: it had taken the node
         with a request that it could not answer."""
-        entry = self._nodes.get(record.node_id)
-        if entry is None or not entry.owner.is_us or record.home_registry == self.registry_id:
+        entry = self._nodes.get(unread.node_id)
+        if entry is None or not entry.owner.is_us or unread.home_registry == self.registry_id:
             return False
         return (
-            record.word.liveness == "offline"
+            unread.word.liveness == "offline"
             and entry.liveness == "online"
             and now - entry.heard_s < self.windows.degraded_after_s / 2
         )

@@ -93,6 +93,63 @@ class Word:
 _ONLINE = Word()
 
 
+@dataclass(slots=True)  # as Record, below
+class Unread:
+    """A node as the federation's record of it says, its registration unread: that is most of the work, and most often
+    it is the one that is known already."""
+
+    node_id: str
+    registration: bytes
+    home_registry: str
+    word: Word
+    intent: Intent
+    token: Token
+    said: tuple[int, int]
+    registration_epoch: int
+
+    @classmethod
+    def of(cls, record: Versioned) -> "Unread | None":
+        """None: there is no node of that name, or what a peer wrote is none."""
+        spec, judgement, intent = record.spec, record.judgement, record.intent
+        if not record.exists or spec is None or not record.key.startswith(NODE_PREFIX):
+            return None
+        try:
+            word = Word.decode(judgement.payload) if judgement is not None else _ONLINE
+            wanted = Intent.decode(intent.payload) if intent is not None else _NO_INTENT
+        except (TypeError, ValueError):
+            return None
+        home, said, epoch = spec.origin, (0, 0), spec.major
+        if judgement is not None:
+            home, said = judgement.origin, (judgement.generation, judgement.seq)
+            epoch = max(epoch, judgement.major)
+        token = Token(record.life, record.incarnation, epoch)
+        return cls(record.key[len(NODE_PREFIX) :], spec.payload, home, word, wanted, token, said, spec.major)
+
+    def read(self) -> "Record | None":
+        """With what it registered. None: what a peer wrote is no registration."""
+        try:
+            told, _ = split(self.registration)
+            spec, fingerprint, observed_ip, registered_ms, last_ms, key_hash = orjson.loads(told)
+            if told.count(b"{") + told.count(b"[") > _FLAT_BRACKETS:
+                check_shape(spec["capabilities"])
+            if not (
+                _NODE_ID.fullmatch(self.node_id)
+                and _is_spec(spec)
+                and type(fingerprint) is type(observed_ip) is str
+                and _is_time(registered_ms)
+                and _is_time(last_ms)
+            ):
+                return None
+            bytes.fromhex(key_hash or "")
+        except (ApiError, TypeError, ValueError, LookupError):
+            return None
+        life, incarnation, epoch = self.token
+        return Record(
+            self.node_id, spec, fingerprint, observed_ip, self.home_registry, registered_ms, last_ms, key_hash,
+            self.word, self.intent, life, incarnation, epoch, self.said, self.registration_epoch, self.registration,
+        )  # fmt: skip
+
+
 @dataclass(slots=True)  # not frozen, though nobody changes one: to make that takes three times as long
 class Record:
     """A node as the federation's record of it says. Times are wall-clock milliseconds.
@@ -152,44 +209,8 @@ class Record:
     def of(cls, record: Versioned) -> "Record | None":
         """The node that a federation record tells of; None where there is none, or where what a peer wrote
         is no node."""
-        spec, judgement = record.spec, record.judgement
-        if not record.exists or spec is None or not record.key.startswith(NODE_PREFIX):
-            return None
-        node_id = record.key[len(NODE_PREFIX) :]
-        try:
-            told, _ = split(spec.payload)
-            what, fingerprint, observed_ip, registered_ms, last_ms, key_hash = orjson.loads(told)
-            if told.count(b"{") + told.count(b"[") > _FLAT_BRACKETS:
-                check_shape(what["capabilities"])
-            if not (
-                _NODE_ID.fullmatch(node_id)
-                and _is_spec(what)
-                and type(fingerprint) is type(observed_ip) is str
-                and _is_time(registered_ms)
-                and _is_time(last_ms)
-            ):
-                return None
-            bytes.fromhex(key_hash or "")
-            return cls(
-                node_id=node_id,
-                spec=what,
-                fingerprint=fingerprint,
-                observed_ip=observed_ip,
-                home_registry=judgement.origin if judgement is not None else spec.origin,
-                registered_at_ms=registered_ms,
-                last_registration_ms=last_ms,
-                key_hash=key_hash,
-                word=Word.decode(judgement.payload) if judgement is not None else _ONLINE,
-                intent=Intent.decode(record.intent.payload) if record.intent is not None else _NO_INTENT,
-                life=record.life,
-                incarnation=record.incarnation,
-                epoch=max(spec.major, judgement.major if judgement is not None else 0),
-                registration_epoch=spec.major,
-                said=(judgement.generation, judgement.seq) if judgement is not None else (0, 0),
-                kept=spec.payload,
-            )
-        except (ApiError, TypeError, ValueError, LookupError):
-            return None
+        unread = Unread.of(record)
+        return unread.read() if unread is not None else None
 
     @property
     def token(self) -> Token:

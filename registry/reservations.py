@@ -15,7 +15,7 @@ from registry.model import ReservationRequest
 from registry.node import iso
 from registry.service import Registry, Role
 from registry.tables import Table
-from registry.writer import Writer
+from registry.writer import Position, Writer
 
 _SAME_MS = 1_000
 Sight = Callable[[Entry], None]
@@ -73,7 +73,7 @@ class Reservations:
         self._require_measure(by)
         _require_place(kept)
         hold = Hold(secrets.token_hex(8), node_id, asked.slots, self._clock.wall_ms() + round(asked.ttl_s * 1000), by)
-        await self._write(writer, bucket, (*kept, hold))
+        position = await self._write(writer, bucket, (*kept, hold))
         return {
             "reservation_id": hold.hold_id,
             "node_id": node_id,
@@ -82,7 +82,7 @@ class Reservations:
             "expires_at": iso(hold.until_ms),
             "registry_id": self._us,
             "reserved_slots": self.holds.slots(node_id),
-            "version": str(writer.position),
+            "version": str(position),
         }
 
     async def release(self, who: Principal, node_id: str, hold_id: str, see: Sight) -> dict[str, Any]:
@@ -105,10 +105,10 @@ class Reservations:
         if len(left) == len(kept):  # another registry took it
             _require_place(kept)
             left = (*kept, hold.released())
-        await self._write(writer, bucket_of(self._us, node_id), left)
+        position = await self._write(writer, bucket_of(self._us, node_id), left)
         return {
             "success": True, "node_id": node_id, "reservation_id": hold_id,
-            "reserved_slots": self.holds.slots(node_id), "version": str(writer.position),
+            "reserved_slots": self.holds.slots(node_id), "version": str(position),
         }  # fmt: skip
 
     # parts
@@ -149,10 +149,10 @@ class Reservations:
         now_ms = self._clock.wall_ms()
         return tuple(hold for hold in _written(writer, bucket) if hold.stands(now_ms))
 
-    async def _write(self, writer: Writer, bucket: str, holds: Bucket) -> None:
+    async def _write(self, writer: Writer, bucket: str, holds: Bucket) -> Position:
         """Whoever asks next sees it at once: it cannot be taken back, only be kept late."""
         self.holds.take(bucket, holds, self._clock.monotonic(), self._clock.wall_ms())
-        await writer.put(HOLDS_PREFIX + bucket, packed(holds))
+        return await writer.put(HOLDS_PREFIX + bucket, packed(holds))
 
     def _changed(self, bucket: str, holds: Bucket | None) -> None:
         """The store or another registry has it. Of our own we may have written more meanwhile."""

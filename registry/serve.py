@@ -50,7 +50,6 @@ DRAIN_S = 2.0  # of the 5 s that a stop may take; a frozen store holds a call fo
 CUT_S = 0.2  # for handlers to see that they are cancelled
 TEND_EVERY_S = 0.25
 SETTLE_EVERY_S = 0.1
-PUSH_GAP_S = 0.02  # under load, what a peer hears in one piece: a message costs ten times what a record in it does
 
 
 async def run_worker(settings: Settings, job: Assignment, tend: Callable[[], None], *, announce: bool) -> None:
@@ -210,7 +209,7 @@ def membership(settings: Settings, job: Assignment, shown: Certificates) -> Memb
     advert = Advert(identity.url, identity.region, identity.public_key, LINK_VERSION)
     digest_key = blake2b(secret, digest_size=32, person=b"dagi-digest").digest() if secret is not None else b""
     config = Config(
-        registry_id=settings.identity, advert=pack_advert(advert), digest_key=digest_key, push_gap_s=PUSH_GAP_S
+        registry_id=settings.identity, advert=pack_advert(advert), digest_key=digest_key, push_when_asked=True
     )
 
     def make_links(writer: Writer) -> Links:
@@ -280,7 +279,7 @@ async def _settle_garbage_collector(region: Region) -> None:
     while region.reasons:  # noqa: ASYNC110 - asked for, as nobody tells
         await asyncio.sleep(SETTLE_EVERY_S)
     gc.freeze()
-    gc.set_threshold(20_000, 20, 50)
+    gc.set_threshold(1_000, 3, 5_000)
     gc.enable()
 
 

@@ -139,7 +139,7 @@ class Registry:
         asked = request.node_id or who.node_id
         for attempt in count():
             node_id = asked or candidate_id(request, fingerprint, attempt)
-            stored = self._standing(writer, node_id)
+            stored = None if self._is_doubted(writer, node_id) else writer.node(node_id)
             if asked is not None or stored is None or stored.fingerprint == fingerprint:
                 break  # else another machine of that name has these eight digits
         key = await self._admit(who, node_id, stored, request, observed_ip)
@@ -157,7 +157,7 @@ class Registry:
                 noted = self._note("node.registered", who, node_id) if stored is None else None
                 self.directory.signatures.vouch(record)
                 anew = signing.begins_anew(held, incarnation)
-                made = await writer.register(record, incarnation, token, beat, anew=anew)
+                made, position = await writer.register(record, incarnation, token, beat, anew=anew)
             self.directory.beat(node_id, *beat, self._clock.monotonic(), now_ms=beat[1])
         except StoreUnavailable:
             if key is not None and key[0] is not None:  # else its caller has the key, and may have the node elsewhere
@@ -170,7 +170,7 @@ class Registry:
         self._told.add(node_id)
         if key is not None and who.kind == "join" and who.key_id is not None:
             await self._write_use(writer, who.key_id)
-        return self._registration_answer(node_id, key[0] if key else None, made, writer)
+        return self._registration_answer(node_id, key[0] if key else None, made, position)
 
     async def heartbeat(self, who: Principal, beat: HeartbeatRequest, rtt_ms: float | None = None) -> bytes:
         """Note that a node lives, and what it measured; the answer's JSON. `rtt_ms`: to the node, where its
@@ -192,16 +192,17 @@ class Registry:
         own = patch.status in (None, "draining", "online") and not patch.labels_add and not patch.labels_remove
         self.auth.require(who, "own" if own else "operate", node_id)
         writer = self.ready_writer()
-        node = self._standing(writer, node_id)  # what is to be taken back takes no operator's will along
+        # What is to be taken back takes no operator's will along.
+        node = None if self._is_doubted(writer, node_id) else writer.unread(node_id)
         if node is None:
             raise no_such_node(node_id[:255])
         word = None
-        if patch.status == "online" and node.reported == "draining":
+        if patch.status == "online" and node.word.reported == "draining":
             word = replace(node.word, reported=None)
         change = {"status": patch.status, "labels_add": patch.labels_add, "labels_remove": patch.labels_remove}
         self._note("node.patched", who, node_id, **{name: value for name, value in change.items() if value})
-        await writer.amend(node_id, patched(node.intent, patch, self._clock.wall_ms()).encode(), word)
-        return b'%b,"version":"%b"}' % (self.require(node_id).fragment(), str(writer.position).encode())
+        position = await writer.amend(node_id, patched(node.intent, patch, self._clock.wall_ms()).encode(), word)
+        return b'%b,"version":"%b"}' % (self.require(node_id).fragment(), str(position).encode())
 
     async def deregister(self, who: Principal, node_id: str) -> str:
         """Remove a node; its key stays good for registering it again. The version to read it by."""
@@ -210,8 +211,8 @@ class Registry:
         if writer.node(node_id) is None:
             raise no_such_node(node_id[:255])
         self._note("node.deregistered", who, node_id)
-        await writer.delete(node_id, f"asked for by a caller with a {who.kind} key" if who.key else "asked for")
-        return str(writer.position)
+        reason = f"asked for by a caller with a {who.kind} key" if who.key else "asked for"
+        return str(await writer.delete(node_id, reason))
 
     async def clean_up(self, who: Principal, older_than_s: float) -> list[str]:
         """Remove nodes that are offline and were last heard longer ago than that; their ids."""
@@ -288,11 +289,12 @@ class Registry:
         made = await writer.heard(node_id, Word(reported=reported), packed, token)
         if made is None:
             raise no_such_node(node_id)
+        told, position = made
         if not await self._beat(node_id, metrics, decoded):
             await writer.store_lost()
             if not await self._beat(node_id, metrics, decoded):
                 raise no_such_node(node_id)
-        return self._beat_answer(self.require(node_id), token_text(made), writer)
+        return self._beat_answer(self.require(node_id), token_text(told), position)
 
     async def _beat(self, node_id: str, metrics: bytes, decoded: dict[str, Any] | None = None) -> bool:
         """Renew a node's expiry; False: the store has no record of it."""
@@ -340,16 +342,14 @@ class Registry:
         key = self.auth.mint(node_id)
         return key, self.auth.hash_of(key).hex()
 
-    def _standing(self, writer: Writer, node_id: str) -> Record | None:
-        """The record that the caller has to reckon with; none where its registration had failed."""
-        if self._doubts.holds(node_id, writer.engine.replica.get(node_key(node_id))):
-            return None
-        return writer.node(node_id)
+    def _is_doubted(self, writer: Writer, node_id: str) -> bool:
+        """Whether its registration had failed: callers do not have to reckon with it."""
+        return self._doubts.holds(node_id, writer.engine.replica.get(node_key(node_id)))
 
     async def _take_back(self) -> None:
         with contextlib.suppress(StoreUnavailable, NotWriter):  # the next recovery, or writer, goes on
             for node_id in self._doubts.open():
-                if self._doubts.holds(node_id, self.writer.engine.replica.get(node_key(node_id))):
+                if self._is_doubted(self.writer, node_id):
                     await self.writer.delete(node_id, "its registration was never confirmed")
                 self._doubts.forget(node_id)
 
@@ -397,25 +397,25 @@ class Registry:
         place = self.place
         return Origin(place.registry_id, place.region, observed_ip, self._clock.wall_ms(), place.aliases, identities)
 
-    def _registration_answer(self, node_id: str, api_key: str | None, token: Token, writer: Writer) -> bytes:
+    def _registration_answer(self, node_id: str, api_key: str | None, token: Token, position: Position) -> bytes:
         entry = self.require(node_id)
         return b'%b,"api_key":%b,"config":%b,"token":"%b","version":"%b"}' % (
             entry.fragment(),
             orjson.dumps(api_key),
             self._config,
             token_text(token).encode(),
-            str(writer.position).encode(),
+            str(position).encode(),
         )
 
-    def _beat_answer(self, entry: Entry, token: str, writer: Writer | None = None) -> bytes:
+    def _beat_answer(self, entry: Entry, token: str, position: Position | None = None) -> bytes:
         """Nodes that registered before this process started are told its configuration once. `token`: the one of
-        this heartbeat, never one that came to be since. `writer`: when the heartbeat wrote something."""
+        this heartbeat, never one that came to be since. `position`: when the heartbeat wrote something."""
         more = b""
         if entry.node_id not in self._told:
             self._told.add(entry.node_id)
             more = b',"config":' + self._config
-        if writer is not None:
-            more += b',"version":"%b"' % str(writer.position).encode()
+        if position is not None:
+            more += b',"version":"%b"' % str(position).encode()
         return (
             b'{"success":true,"node_id":"%b","status":"%b","timestamp":"%b","message":"heartbeat accepted",'
             b'"token":"%b"%b}'

@@ -33,13 +33,13 @@ from registry.clock import Clock
 from registry.directory import Directory, Due
 from registry.latency import MOST_REGISTRIES, believed
 from registry.logs import event
-from registry.node import NODE_PREFIX, Record, Word, node_key
+from registry.node import NODE_PREFIX, Record, Unread, Word, node_key
 from registry.ports import Fenced, Put, Store, StoreChanged, StoreUnavailable
 from registry.stored import pack_meta, pack_record
 
 TICK_S = 0.1
 COMMIT_PUTS = 500  # about ten milliseconds of the store's time
-COMMIT_GAP_S = 0.01  # between two rounds of commits: a round costs as much as a dozen records in it
+COMMIT_GAP_S = 0.015  # between two rounds: one costs as much as a dozen records in it, and a push to each peer
 ROUNDS_AT_ONCE = 4  # before there is a gap: who writes now and then never waits
 HELD_BACK_S = 0.1  # at most, what peers say: a round in which everything is written again takes seconds
 RETRY_S = 0.2
@@ -127,7 +127,6 @@ class Writer:
         self._waiting: list[asyncio.Future[None]] = []
         self._beats_due: list[tuple[str, bytes, int]] = []
         self._flusher: asyncio.Task[None] | None = None
-        self._push_timer: asyncio.TimerHandle | None = None
         self._admits = asyncio.Event()  # set: messages are taken as they come
         self._admits.set()
         self._paid_s = 0.0  # until then the rounds up to now use up their gaps
@@ -240,6 +239,14 @@ class Writer:
         record = self.engine.replica.get(node_key(node_id))
         return Record.of(record) if record is not None else None
 
+    def unread(self, node_id: str) -> Unread | None:
+        """The same without its registration, which is read only where nobody has found yet that it is one."""
+        record = self.engine.replica.get(node_key(node_id))
+        unread = Unread.of(record) if record is not None else None
+        if unread is None or self._directory.shows(unread) or unread.read() is not None:
+            return unread
+        return None
+
     @property
     def position(self) -> Position:
         """Where our own writes have come to."""
@@ -275,9 +282,9 @@ class Writer:
 
     async def register(
         self, record: Record, incarnation: int, token: Token | None, beat: tuple[bytes, int], *, anew: bool = False
-    ) -> Token:
+    ) -> tuple[Token, Position]:
         """A node registers here; it counts as heard (`beat`: its measurements, and the wall clock). `anew`: in a life
-        of its own. Its token."""
+        of its own. Its token, and the place of that write."""
         self.check()
         self._beats_due.append((node_key(record.node_id), *beat))
         made, effects = self.engine.register(
@@ -289,18 +296,20 @@ class Writer:
             token=token,
             anew=anew,
         )
-        await self._kept(effects)
-        return made
+        return made, await self._kept(effects)
 
-    async def heard(self, node_id: str, word: Word, metrics: bytes, token: Token | None) -> Token | None:
-        """A node beats here: it is ours from now on, and fares as `word` says. Its token; None: it has to register."""
+    async def heard(
+        self, node_id: str, word: Word, metrics: bytes, token: Token | None
+    ) -> tuple[Token, Position] | None:
+        """A node beats here: it is ours from now on, and fares as `word` says. Its token, and the place of that write;
+        None: it has to register."""
         self.check()
         key, now = node_key(node_id), self.now
         made, effects = self.engine.heartbeat(key, now, judgement=word.encode(), metrics=metrics, token=token)
         if made is not None:
             effects += self.engine.judge(key, word.encode(), now)
-        await self._kept(effects)
-        return made
+        position = await self._kept(effects)
+        return (made, position) if made is not None else None
 
     def measured(self, node_id: str, values: Mapping[str, Any]) -> None:
         """A node of ours reported numbers; nothing about it changed."""
@@ -310,19 +319,19 @@ class Writer:
             numbers = self._round_trips.beat(node_id, numbers, vector, MAX_METRICS_SIZE)
         self.engine.measured(node_key(node_id), numbers, self.now)
 
-    async def amend(self, node_id: str, intent: bytes, word: Word | None) -> None:
-        """An operator's will, and (of a node of ours) another word on it."""
+    async def amend(self, node_id: str, intent: bytes, word: Word | None) -> Position:
+        """An operator's will, and (of a node of ours) another word on it. Where that was written."""
         self.check()
         key, now = node_key(node_id), self.now
         effects = self.engine.amend(key, intent, now)
         if word is not None:
             effects += self.engine.judge(key, word.encode(), now)
-        await self._kept(effects)
+        return await self._kept(effects)
 
-    async def delete(self, node_id: str, reason: str) -> None:
-        """A node is no more."""
+    async def delete(self, node_id: str, reason: str) -> Position:
+        """A node is no more. Where that was written."""
         self.check()
-        await self._kept(self.engine.delete(node_key(node_id), reason.encode(), self.now))
+        return await self._kept(self.engine.delete(node_key(node_id), reason.encode(), self.now))
 
     async def judge(self, due: Iterable[Due]) -> None:
         """Say how silent nodes fare."""
@@ -345,20 +354,21 @@ class Writer:
         if node is not None and node.word.liveness == "online":
             self.perform(self.engine.judge(node_key(node_id), node.word.encode(), self.now))
 
-    async def put(self, key: str, payload: bytes) -> None:
-        """Keep a thing that is no node. ValueError: its key has been deleted, and cannot be used again."""
+    async def put(self, key: str, payload: bytes) -> Position:
+        """Keep a thing that is no node. Where it was written. ValueError: its key has been deleted, and cannot be used
+        again."""
         self.check()
-        await self._kept(self.engine.put(key, payload, self.now))
+        return await self._kept(self.engine.put(key, payload, self.now))
 
-    async def put_all(self, puts: Mapping[str, bytes], revoked: Iterable[str] = (), reason: str = "") -> None:
-        """Keep several things, and revoke API keys, in one commit."""
+    async def put_all(self, puts: Mapping[str, bytes], revoked: Iterable[str] = (), reason: str = "") -> Position:
+        """Keep several things, and revoke API keys, in one commit. Where the last was written."""
         self.check()
         effects: list[Effect] = []
         for key, payload in puts.items():
             effects += self.engine.put(key, payload, self.now)
         for key in revoked:
             effects += self.engine.revoke(key, reason.encode(), self.now)
-        await self._kept(effects)
+        return await self._kept(effects)
 
     async def annotate(self, key: str, payload: bytes) -> None:
         """Write beside a thing that is no node, what stands there staying as it is. KeyError: it is not there."""
@@ -387,9 +397,13 @@ class Writer:
         await self._kept(self.engine.forget(registry_id, b"removed by an operator", self.now))
         return True
 
-    async def _kept(self, effects: list[Effect]) -> None:
+    async def _kept(self, effects: list[Effect]) -> Position:
+        """Perform them; once they are kept, where our writes had come to with them. What others have written since is
+        kept a round later: whoever reads by this place should not have to wait for that."""
+        position = self.position
         self.perform(effects)
         await self.flushed()
+        return position
 
     async def flushed(self) -> None:
         """Return when everything up to now is in the store. Raises StoreUnavailable when it is not yet."""
@@ -422,13 +436,12 @@ class Writer:
                 self._links.close(effect.peer, effect.reason)
         if self._dirty or self._meta_due:
             self._wake()
-        if self._push_timer is None and (due_s := self.engine.push_due_s) is not None:
-            wait_s = max(0.0, due_s - self._clock.monotonic())
-            self._push_timer = asyncio.get_running_loop().call_later(wait_s, self._push)
+        elif not self._busy:
+            self._push()
 
     def _push(self) -> None:
-        self._push_timer = None
-        self.perform(self.engine.push(self.now))
+        if self.engine.may_push:
+            self.perform(self.engine.push(self.now))
 
     def _send(self, effect: Send) -> None:
         if self._links is not None and not self._paused:
@@ -448,9 +461,10 @@ class Writer:
         them could be kept before the next round, and taken together they cost less than one by one."""
         self._admits.clear()
         try:
-            while self._dirty or self._meta_due or self._behind or self._waiting or self.log.waiting:
+            while self._has_work:
                 await self._gather()
                 await self._admit()
+                self._push()  # what this round keeps goes out after it, in one piece
                 admitting = asyncio.get_running_loop().call_later(HELD_BACK_S, self._admits.set)
                 try:
                     kept = await self._round()
@@ -464,6 +478,12 @@ class Writer:
                     self._admits.clear()
         finally:
             self._admits.set()
+
+    @property
+    def _has_work(self) -> bool:
+        return bool(
+            self._dirty or self._meta_due or self._behind or self._waiting or self.log.waiting or self.engine.may_push
+        )
 
     async def _round(self) -> bool:
         """One round; whether it was kept."""
@@ -543,7 +563,7 @@ class Writer:
         records = [(key, self.engine.replica.get(key)) for key in keys]
         puts = [Put(key, pack_record(record) if record is not None else None) for key, record in records]
         nodes = [
-            (key, Record.of(record) if record is not None else None)
+            (key, Unread.of(record) if record is not None else None)
             for key, record in records
             if key.startswith(NODE_PREFIX)
         ]
@@ -574,18 +594,18 @@ class Writer:
             else:
                 self._directory.tables.drop(key, version)
 
-    def _show(self, nodes: list[tuple[str, Record | None]], version: int) -> None:
+    def _show(self, nodes: list[tuple[str, Unread | None]], version: int) -> None:
         now, now_ms = self._clock.monotonic(), self._clock.wall_ms()
         for key, node in nodes:
             self._note_confirmation(key, self.engine.replica.get(key))
             if node is None:
                 self._directory.delete(key[len(NODE_PREFIX) :], version)
             elif not (self._directory.knows_better(node, now) and self._take_back(key, node)):
-                self._directory.put(node, version, now, now_ms)
+                self._directory.show(node, version, now, now_ms)
 
-    def _take_back(self, key: str, node: Record) -> bool:
+    def _take_back(self, key: str, node: Unread) -> bool:
         """A node of ours that is heard here is not offline, whoever says so: it is ours again."""
-        word = Word(reported=node.reported).encode()
+        word = Word(reported=node.word.reported).encode()
         made, effects = self.engine.heartbeat(key, self.now, judgement=word, metrics=b"", token=None)
         self.perform(effects)
         return made is not None
@@ -734,8 +754,6 @@ class Writer:
 
     async def stop(self) -> None:
         """Finish the commit under way."""
-        if self._push_timer is not None:
-            self._push_timer.cancel()
         if self._flusher is not None and not self._flusher.done():
             await asyncio.wait([self._flusher], timeout=1.0)
             self._flusher.cancel()

@@ -541,6 +541,39 @@ async def test_a_version_is_visible_once_it_is_kept(rig: Rig) -> None:
     await writing
 
 
+async def test_a_write_tells_its_own_place_and_not_of_what_others_wrote_while_it_was_kept(rig: Rig) -> None:
+    rig.store.goes_on.clear()
+    first = asyncio.create_task(rig.writer.put("k:first", b"1"))
+    await becomes(lambda: rig.writer.engine.replica.get("k:first") is not None)
+    for _ in range(5):  # its round is under way
+        await asyncio.sleep(0)
+    second = asyncio.create_task(rig.writer.put("k:second", b"2"))
+    await becomes(lambda: rig.writer.engine.replica.get("k:second") is not None)
+    rig.store.goes_on.set()
+    position = await first
+    assert rig.writer.visible[position.chain] == position.seq  # whoever reads by it does not wait
+    assert (await second).seq == position.seq + 1 == rig.writer.position.seq
+
+
+async def test_what_was_written_together_is_pushed_in_one_piece(rig: Rig) -> None:
+    await rig.peer()
+    await rig.writer.flushed()
+    rig.links.sent.clear()
+    rig.store.goes_on.clear()
+    writing = [asyncio.create_task(rig.register("first"))]
+    await becomes(lambda: rig.writer.node("first") is not None)
+    for _ in range(5):  # its round is under way
+        await asyncio.sleep(0)
+    writing += [asyncio.create_task(rig.register(f"n{number}")) for number in range(5)]
+    await becomes(lambda: all(rig.writer.node(f"n{number}") is not None for number in range(5)))
+    rig.store.goes_on.set()
+    await asyncio.gather(*writing)
+    await becomes(lambda: not rig.writer.engine.may_push and not rig.writer._busy)
+    pushes = [message for _, message in rig.links.sent if isinstance(message, Push)]
+    keys = [[entry.item.key for segment in push.segments for entry in segment.entries] for push in pushes]
+    assert [set(each) for each in keys] == [{"n:first"}, {f"n:n{number}" for number in range(5)}]
+
+
 async def test_a_version_of_another_registry_is_visible_when_it_has_arrived(rig: Rig) -> None:
     peer = await rig.peer()
     await rig.writer.flushed()

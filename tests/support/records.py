@@ -7,7 +7,7 @@ from federation.clock import hlc_of
 from federation.record import Record as Versioned
 from federation.record import Section
 from registry.model import RegisterRequest, parse
-from registry.node import Intent, Origin, Record, node_key, registered
+from registry.node import Intent, Origin, Record, Unread, node_key, registered
 
 NOW_MS = 1_700_000_000_000
 ALIASES = {"europe": "eu", "eu-*": "eu", "america": "us", "us-*": "us"}
@@ -43,6 +43,13 @@ def versioned(node: Record, **sections: Section | None) -> Versioned:
     for name, section in sections.items():
         setattr(made, name, section)
     return made
+
+
+def unread_of(node: Record, registration: bytes) -> Unread:
+    """What is said beside a registration, as it was kept."""
+    return Unread(
+        node.node_id, registration, node.home_registry, node.word, node.intent, node.token, node.said, node.epoch
+    )
 
 
 def at_home(node: Record, registry_id: str, said: tuple[int, int] = (1, 1)) -> Record:

@@ -182,7 +182,7 @@ async def begin_writer(store: Store, clock: Clock, token: str = "t1", *, directo
     version, meta = await store.version(), await store.meta()
     records = [unpack_record(record.key, record.data) async for chunk in store.load() for record in chunk]
     replica = Replica.restore(HERE, records, unpack_meta(meta) if meta else None)
-    config = Config(HERE, advert=advert(HERE))
+    config = Config(HERE, advert=advert(HERE), push_when_asked=True)
     engine = Engine(config, replica, Random(1), Now(clock.monotonic(), clock.wall_ms()), registry_key(HERE))
     if directory is None:
         directory = Directory(WINDOWS, clock.monotonic(), HERE)
@@ -212,7 +212,12 @@ class Worker:
         self.follower = Follower(store, self.directory, windows, self.clock, alone=not address)
         make_links = cast(Callable[[Writer], Links] | None, links)
         self.region = Region(
-            Membership(Config(HERE, advert=advert(HERE)), make_links, expects_peers, key=registry_key(HERE)),
+            Membership(
+                Config(HERE, advert=advert(HERE), push_when_asked=True),
+                make_links,
+                expects_peers,
+                key=registry_key(HERE),
+            ),
             store,
             self.directory,
             self.follower,

@@ -14,7 +14,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
 from registry.directory import Directory, Due, Entry, Owner
 from registry.lifecycle import Liveness, Transition, Windows, next_liveness, shown_status
 from registry.node import Intent, Record, Word, iso
-from tests.support.records import HOME, NOW_MS, at_home, record
+from tests.support.records import HOME, NOW_MS, at_home, record, unread_of
 
 WINDOWS = Windows(30, 90, 300)
 IDS = ["a", "b", "c", "d", "e"]
@@ -644,25 +644,27 @@ LABELS = st.sampled_from([(), ("x",), ("y", "Z")])
 )
 def test_what_changes_beside_a_registration_that_stands_is_as_if_all_had_been_told_again(changes: list[Any]) -> None:
     payloads = [each.encode_spec() for each in REGISTERED]
-    standing, told_again = empty(), empty()
+    beside, told_again = empty(), empty()
     for version, (which, liveness, intent, (home, said_at), incarnation, metrics) in enumerate(changes, 1):
         told = at_home(replace(REGISTERED[which], word=Word(liveness, None, "silent"), intent=intent), home, said_at)
-        for directory, kept in ((standing, payloads[which]), (told_again, bytes(bytearray(payloads[which])))):
-            directory.put(replace(told, incarnation=incarnation, kept=kept), version, version, NOW_MS)
+        told = replace(told, incarnation=incarnation, kept=payloads[which])
+        beside.show(unread_of(told, payloads[which]), version, version, NOW_MS)
+        told_again.put(told, version, version, NOW_MS)
+        for directory in (beside, told_again):
             if metrics is not None:
                 directory.beat("a", metrics, NOW_MS + version, version)
-    one, other = standing.get("a"), told_again.get("a")
+    one, other = beside.get("a"), told_again.get("a")
     assert one is not None
     assert other is not None
     assert one.fragment() == other.fragment()
     for name in ("region", "status", "key_hash", "heard_s", "beat_at_ms", "token", "must_register"):
         assert getattr(one, name) == getattr(other, name)
-    kinds = [each.columns.kind(int(each.columns.class_of[1])) for each in (standing, told_again)]
+    kinds = [each.columns.kind(int(each.columns.class_of[1])) for each in (beside, told_again)]
     assert kinds[0] == kinds[1]
-    for name, numbers in standing.columns.numbers.items():
+    for name, numbers in beside.columns.numbers.items():
         np.testing.assert_array_equal(numbers, told_again.columns.numbers[name])
-    assert standing.counts() == told_again.counts()
-    assert [each.owner_of(bytes.fromhex("0a")) for each in (standing, told_again)].count("a") in (0, 2)
+    assert beside.counts() == told_again.counts()
+    assert [each.owner_of(bytes.fromhex("0a")) for each in (beside, told_again)].count("a") in (0, 2)
 
 
 def test_load_is_that_of_the_busier_of_processor_and_gpu() -> None:

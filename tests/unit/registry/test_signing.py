@@ -35,7 +35,7 @@ from registry.signing import (
     require_key,
     token_for,
 )
-from tests.support.records import ALIASES, HOME, origin, request, versioned
+from tests.support.records import ALIASES, HOME, origin, request, unread_of, versioned
 from tests.support.signing import REPORT, body, proof, signing_key
 
 KEY, OTHER_KEY = (incarnation_of(signing_key(number).public_key().public_bytes_raw()) for number in (1, 2))
@@ -386,9 +386,15 @@ def test_the_same_bytes_in_another_incarnation_are_looked_at_anew() -> None:
     record = reread(made, made.encode_spec())
     here.put(record)
     here.directory.check("n")
-    assert (here.put(replace(record, epoch=99)), here.found()) == (VERIFIED, 1)
-    assert (here.put(replace(record, incarnation=record.incarnation ^ 1)), here.found()) == (INVALID, 0)
-    assert (here.put(record), here.found()) == (UNVERIFIED, 1)
+    entry = here.directory.get("n")
+    assert entry is not None
+    for version, changed, state, found in (
+        (2, replace(record, epoch=99), VERIFIED, 1),
+        (3, replace(record, incarnation=record.incarnation ^ 1), INVALID, 0),
+        (4, record, UNVERIFIED, 1),
+    ):
+        here.directory.show(unread_of(changed, entry.registration), version, 1.0)
+        assert (here.state(), here.found()) == (state, found)
 
 
 def test_who_wants_signed_nodes_gets_no_others() -> None:
