@@ -28,19 +28,17 @@ def group_of(bucket: int) -> int:
 
 def fingerprint(record: Record, key: bytes) -> int:
     """64 bits of everything that replicas must agree on. A hash of content, so the same everywhere."""
-    digest = blake2b(digest_size=8, key=key, person=b"dagi-record")
-    digest.update(b"%b\0%d %d" % (record.key.encode(), record.life, record.incarnation))
+    parts = [b"%b\0%d %d" % (record.key.encode(), record.life, record.incarnation)]
     for get in section_of:
         section = get(record)
         if section is None:
-            digest.update(b"\0-")
+            parts.append(b"\0-")
         else:
             major, origin, minor, payload, generation, seq, birth, seal = section
-            head = f"\0{major} {origin} {minor} {generation} {seq} {' '.join(map(str, birth))} {len(payload)} "
-            digest.update(head.encode())
-            digest.update(payload)
-            digest.update(seal)
-    return int.from_bytes(digest.digest(), "big")
+            began = " ".join(map(str, birth)) if birth else ""
+            head = f"\0{major} {origin} {minor} {generation} {seq} {began} {len(payload)} "
+            parts += (head.encode(), payload, seal)
+    return int.from_bytes(blake2b(b"".join(parts), digest_size=8, key=key, person=b"dagi-record").digest(), "big")
 
 
 class DigestTree:

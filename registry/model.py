@@ -190,17 +190,24 @@ class RegisterRequest(Capabilities):
     @property
     def proof(self) -> Proof | None:
         """What it was signed with; None where it is not signed."""
-        return self._signed[0] if self._signed is not None else None
+        return self._proof_and_document[0]
 
     @property
     def document(self) -> Document | None:
         """What was signed."""
-        return self._signed[1] if self._signed is not None else None
+        return self._proof_and_document[1]
 
     @property
     def signing_key(self) -> bytes | None:
         """The node's signing key: 32 bytes; None where it does not sign."""
-        return self._signed[0].key if self._signed is not None else None
+        proof = self._proof_and_document[0]
+        return proof.key if proof is not None else None
+
+    @property
+    def _proof_and_document(self) -> tuple[Proof, Document] | tuple[None, None]:
+        """Past pydantic's way to a private attribute, which takes five microseconds each time."""
+        private = self.__pydantic_private__
+        return (private and private["_signed"]) or (None, None)
 
 
 class HeartbeatRequest(_Strict):

@@ -563,7 +563,7 @@ class Writer:
         records = [(key, self.engine.replica.get(key)) for key in keys]
         puts = [Put(key, pack_record(record) if record is not None else None) for key, record in records]
         nodes = [
-            (key, Unread.of(record) if record is not None else None)
+            (key, record, Unread.of(record) if record is not None else None)
             for key, record in records
             if key.startswith(NODE_PREFIX)
         ]
@@ -594,10 +594,10 @@ class Writer:
             else:
                 self._directory.tables.drop(key, version)
 
-    def _show(self, nodes: list[tuple[str, Unread | None]], version: int) -> None:
+    def _show(self, nodes: list[tuple[str, Versioned | None, Unread | None]], version: int) -> None:
         now, now_ms = self._clock.monotonic(), self._clock.wall_ms()
-        for key, node in nodes:
-            self._note_confirmation(key, self.engine.replica.get(key))
+        for key, record, node in nodes:
+            self._note_confirmation(key, record)
             if node is None:
                 self._directory.delete(key[len(NODE_PREFIX) :], version)
             elif not (self._directory.knows_better(node, now) and self._take_back(key, node)):

@@ -25,7 +25,6 @@ from registry.model import (
     ListQuery,
     OneQuery,
     PatchRequest,
-    check_shape,
     parse,
 )
 from registry.names import canonical_region
@@ -82,7 +81,6 @@ class NodeHandlers:
         who = self._callers.identify(request)
         no_query(request)
         data = await read_json(request)
-        check_shape(data)
         body = parse_registration(data, self._registry.place.aliases)
         return answer(await self._registry.register(who, body, self._callers.address(request)))
 

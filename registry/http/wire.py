@@ -20,7 +20,7 @@ from pydantic import AliasChoices, BaseModel
 
 from registry.errors import PROBLEM_JSON, ApiError, FieldError, invalid
 from registry.http.limits import BODY_S
-from registry.model import check_shape, parse
+from registry.model import MAX_DEPTH, check_shape, parse
 
 MAX_BODY_BYTES = 262_144  # 100 times a real report, and 10,000 models' names fit
 MOST_JOINED_BYTES = 8_192  # of a body: to copy more than that costs more than to write it as a piece of its own
@@ -106,9 +106,12 @@ async def read_json(request: web.Request) -> dict[str, Any]:
         raise ApiError("not_json_type", "Send the body as JSON with 'Content-Type: application/json'.")
     body = await read_body(request)
     coding = request.headers.get("Content-Encoding")
-    data = decode(body if coding is None else _inflated(body, coding))
+    body = body if coding is None else _inflated(body, coding)
+    data = decode(body)
     if not isinstance(data, dict):
         raise invalid("body", "must be a JSON object")
+    if body.count(b"{") + body.count(b"[") > MAX_DEPTH:  # with fewer, nothing is nested deeper
+        check_shape(data)
     return data
 
 
