@@ -305,7 +305,7 @@ class Engine:
         return is_sealed_by(item, key.public_key().public_bytes_raw())
 
     def _effects(self, now: Now) -> list[Effect]:
-        """Push what is new, then hand over everything to be done."""
+        """Push what is new, unless that waits to be asked for, and hand over everything to be done."""
         core = self._core
         own = self.replica.vector.get(self.replica.chain, 0)
         if own != self._flushed_seq:

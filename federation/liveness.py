@@ -240,7 +240,8 @@ class Liveness:
             return
         self._next_beats_s = now.mono_s + self._core.config.beat_interval_s
         for link in self._core.greeted():
-            if link.beats_due and not link.behind and self._core.credit(link) > 0:
+            credit = self._core.credit(link)  # what is new may wait to be asked for, and there is room all the same
+            if link.beats_due and credit > (self._core.config.window_frames // 2 if link.behind else 0):
                 due, link.beats_due = link.beats_due, {}
                 self._send_beats(link, due, now)
 

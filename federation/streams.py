@@ -1,4 +1,4 @@
-"""Fresh writes, pushed at once: each link follows the logs of the chains that it gets from us.
+"""Fresh writes, pushed at once, or when asked for: each link follows the logs of the chains that it gets from us.
 
 There is no queue to overflow: what waits for a slow link is the distance between its cursor and our
 position, and what is sent is what stands in the log when there is room. A link that falls further

@@ -427,6 +427,8 @@ class Directory:
             self._place(entry, record)
         else:
             self._place_again(entry, intent)
+        if entry.key_hash is not None:
+            self._keys[entry.key_hash] = node_id  # again each time: a peer may have given it to another node
         self._count_status(entry)
         if moved or (before not in (None, "online") and entry.liveness == "online"):
             entry.heard_s = self.columns.heard_s[entry.row] = now  # so it was said because it was heard
@@ -445,11 +447,8 @@ class Directory:
         return entry
 
     def _register(self, entry: Entry, record: Record) -> None:
-        if entry.key_hash is not None:
-            self._keys.pop(entry.key_hash, None)
+        self._forget_key(entry)
         entry.register(record)
-        if entry.key_hash is not None:
-            self._keys[entry.key_hash] = entry.node_id
         if self._reserved and entry.node_id in self._reserved:
             self._hold(entry, self._reserved[entry.node_id])
 
@@ -618,11 +617,14 @@ class Directory:
         self.columns.remove(entry.row)
         order = self._ordered()
         del order[bisect_left(order, node_id)]
-        if entry.key_hash is not None:
-            self._keys.pop(entry.key_hash, None)
+        self._forget_key(entry)
         self.revision += 1
         self.on_change(node_id, (entry.region, entry.role))
         return True
+
+    def _forget_key(self, entry: Entry) -> None:
+        if entry.key_hash is not None and self._keys.get(entry.key_hash) == entry.node_id:
+            del self._keys[entry.key_hash]
 
     def beat(
         self,

@@ -440,8 +440,17 @@ class Writer:
             self._push()
 
     def _push(self) -> None:
-        if self.engine.may_push:
-            self.perform(self.engine.push(self.now))
+        """Ask for what may be pushed. A fault of ours there keeps nobody's write, and no peer's message, waiting."""
+        if not self.engine.may_push:
+            return
+        try:
+            effects = self.engine.push(self.now)
+        except Exception:
+            if self.alerts["push_failed"] < LOUD_FAULTS:
+                event("push_failed", logging.ERROR, exc_info=True)
+            self.alert("push_failed", "a fault of ours; the log has its trace")
+        else:
+            self.perform(effects)
 
     def _send(self, effect: Send) -> None:
         if self._links is not None and not self._paused:
@@ -521,7 +530,7 @@ class Writer:
         self._admits.clear()
 
     async def _gather(self) -> None:
-        """Under load, let a few more join before the next round. (As federation/streams.py does for its pushes.)"""
+        """Under load, let a few more join before the next round. (The generic cell rate algorithm, ITU-T I.371.)"""
         now_s = asyncio.get_running_loop().time()
         wait_s = self._paid_s - ROUNDS_AT_ONCE * COMMIT_GAP_S - now_s
         if wait_s > 0:
@@ -529,13 +538,13 @@ class Writer:
         self._paid_s = max(self._paid_s, now_s) + COMMIT_GAP_S
 
     async def _commit_round(self, keys: list[str], meta_due: bool, beats: list[tuple[str, bytes, int]]) -> None:
+        replica = self.engine.replica
+        vector = dict(replica.vector) if meta_due else None  # before anything else comes in: `keys` has none of that
+        meta = pack_meta(replica.meta()) if meta_due else None
         if self._rewriting:
             await self._rewrite()
         while self.log.crowded:
             await self._commit([], None)
-        replica = self.engine.replica
-        vector = dict(replica.vector) if meta_due else None
-        meta = pack_meta(replica.meta()) if meta_due else None
         for start in range(0, max(1, len(keys)), COMMIT_PUTS):
             chunk = keys[start : start + COMMIT_PUTS]
             last = start + COMMIT_PUTS >= len(keys)
@@ -604,7 +613,9 @@ class Writer:
                 self._directory.show(node, version, now, now_ms)
 
     def _take_back(self, key: str, node: Unread) -> bool:
-        """A node of ours that is heard here is not offline, whoever says so: it is ours again."""
+        """A node of ours that is heard here is not offline, whoever says so: it is ours again. Whether it was."""
+        if not self._directory.shows(node) and node.read() is None:
+            return False
         word = Word(reported=node.word.reported).encode()
         made, effects = self.engine.heartbeat(key, self.now, judgement=word, metrics=b"", token=None)
         self.perform(effects)

@@ -10,7 +10,8 @@ from typing import Any
 import orjson
 import pytest
 
-from federation.clock import hlc_of
+from federation.clock import Now, hlc_of
+from federation.effects import Effect
 from federation.messages import Push, Watermarks
 from federation.record import REGISTRY_PREFIX
 from federation.record import Record as Versioned
@@ -572,6 +573,23 @@ async def test_what_was_written_together_is_pushed_in_one_piece(rig: Rig) -> Non
     pushes = [message for _, message in rig.links.sent if isinstance(message, Push)]
     keys = [[entry.item.key for segment in push.segments for entry in segment.entries] for push in pushes]
     assert [set(each) for each in keys] == [{"n:first"}, {f"n:n{number}" for number in range(5)}]
+
+
+async def test_a_fault_of_ours_in_a_push_is_told_and_keeps_nobody_waiting(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    peer = await rig.peer()
+    real = rig.writer.engine.push
+
+    def broken(now: Now) -> list[Effect]:
+        raise RuntimeError("a fault of ours")
+
+    monkeypatch.setattr(rig.writer.engine, "push", broken)
+    await asyncio.wait_for(rig.register("a"), 5)
+    assert rig.writer.alerts["push_failed"] > 0
+    assert peer.engine.replica.get("n:a") is None
+    monkeypatch.setattr(rig.writer.engine, "push", real)
+    await becomes(lambda: peer.engine.replica.get("n:a") is not None)
 
 
 async def test_a_version_of_another_registry_is_visible_when_it_has_arrived(rig: Rig) -> None:

@@ -6,7 +6,7 @@ from federation.clock import Now
 from federation.config import Config
 from federation.effects import Effect, Send
 from federation.engine import Engine
-from federation.messages import Ack, Hello, Push
+from federation.messages import Ack, Beats, Hello, Push
 from federation.replica import Replica
 from tests.support.fabric import START_MS
 
@@ -60,3 +60,24 @@ def test_nothing_may_be_pushed_while_the_peer_takes_nothing_and_then_all_of_it()
     engine.receive("p", Ack(sent), at(1.2))
     assert engine.may_push
     assert pushed(engine.push(at(1.3))) == [("p", 1)]
+
+
+def test_measurements_do_not_wait_for_what_only_nobody_has_asked_for() -> None:
+    engine = linked("p")
+    engine.register("n:a", b"x", at(1.0), incarnation=0, judgement=b"up")
+    engine.push(at(1.0))
+    engine.measured("n:a", b"1", at(1.5))
+    engine.put("k:x", b"x", at(2.0))
+    assert engine.may_push
+    sent = [e.message for e in engine.tick(at(3.0)) if isinstance(e, Send)]
+    assert [[beat.metrics for beat in each.beats] for each in sent if isinstance(each, Beats)] == [[b"1"]]
+
+
+def test_measurements_wait_for_a_peer_that_has_no_room() -> None:
+    engine, sent = linked("p"), 0
+    engine.register("n:a", b"x", at(1.0), incarnation=0, judgement=b"up")
+    while not sent or engine.may_push:
+        sent += len(pushed(engine.push(at(1.0))))
+        engine.put(f"k:{sent}", b"x", at(1.0))
+    engine.measured("n:a", b"1", at(1.5))
+    assert not [e for e in engine.tick(at(3.0)) if isinstance(e, Send) and isinstance(e.message, Beats)]

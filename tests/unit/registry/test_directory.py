@@ -667,6 +667,20 @@ def test_what_changes_beside_a_registration_that_stands_is_as_if_all_had_been_to
     assert [each.owner_of(bytes.fromhex("0a")) for each in (beside, told_again)].count("a") in (0, 2)
 
 
+def test_a_key_that_another_node_was_given_is_its_own_nodes_again_with_the_next_word_on_it() -> None:
+    here, own, other = empty(), *(replace(record(name), key_hash="0a") for name in ("own", "other"))
+    kept, key = own.encode_spec(), bytes.fromhex("0a")
+    here.show(unread_of(own, kept), 1, 0.0)
+    here.put(other, 2, 0.0)
+    assert here.owner_of(key) == "other"
+    here.show(unread_of(replace(own, word=Word("degraded")), kept), 3, 0.0)
+    assert here.owner_of(key) == "own"
+    here.delete("other", 4)
+    assert here.owner_of(key) == "own"
+    here.put(replace(own, key_hash="0b"), 5, 0.0)
+    assert (here.owner_of(key), here.owner_of(bytes.fromhex("0b"))) == (None, "own")
+
+
 def test_load_is_that_of_the_busier_of_processor_and_gpu() -> None:
     directory = empty()
     entry = directory.put(made("a"), 1, 0.0)
