@@ -240,10 +240,16 @@ class Liveness:
             return
         self._next_beats_s = now.mono_s + self._core.config.beat_interval_s
         for link in self._core.greeted():
-            credit = self._core.credit(link)  # what is new may wait to be asked for, and there is room all the same
-            if link.beats_due and credit > (self._core.config.window_frames // 2 if link.behind else 0):
+            if link.beats_due and self._may_send_beats(link):
                 due, link.beats_due = link.beats_due, {}
                 self._send_beats(link, due, now)
+
+    def _may_send_beats(self, link: Link) -> bool:
+        """Whether state leaves room. Where pushes wait to be asked for, some nearly always do: look at the window."""
+        config, credit = self._core.config, self._core.credit(link)
+        if link.behind and not config.push_when_asked:
+            return False
+        return credit > (config.window_frames // 2 if link.behind else 0)
 
     def _send_beats(self, link: Link, due: dict[str, None], now: Now) -> None:
         by_chain: dict[tuple[str, int], list[Beat]] = {}

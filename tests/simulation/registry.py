@@ -205,15 +205,22 @@ class SimulatedRegistry:
             elif isinstance(effect, Close):
                 self.world.note("close", self.id, effect.peer, effect.reason)
                 self.world.network.close(self.id, effect.peer)
-        if (self._pending or self._pending_meta) and not self._flushing:
+        if not (self._pending or self._pending_meta):
+            self._push()
+        elif not self._flushing:
             self._flushing = True
             delay = self.world.rng.random() * self.world.scenario.store_delay_s
             self.world.after(delay, self._flush, self._life)
+
+    def _push(self) -> None:
+        if self.live.config.push_when_asked and self.live.may_push:
+            self.perform(self.live.push(self.now))
 
     def _flush(self, life: int) -> None:
         """Group commit: records first, then the positions that speak of them, then who waited for it."""
         if life != self._life or self.engine is None:
             return
+        self._push()  # it is sent once this is kept
         for key in self._pending:
             record = self.engine.replica.get(key)
             self.store.put(key, None if record is None else record.state())

@@ -135,6 +135,7 @@ class World:
             frame_lost_s=3.0,
             hold_retry_s=5.0,
             frame_items=self.scenario.frame_items,
+            push_when_asked=self.seed % 3 == 2,  # as whoever keeps writes in rounds does
         )
 
     def serving(self) -> list[str]:
