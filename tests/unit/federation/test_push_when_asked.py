@@ -62,7 +62,7 @@ def test_nothing_may_be_pushed_while_the_peer_takes_nothing_and_then_all_of_it()
     assert pushed(engine.push(at(1.3))) == [("p", 1)]
 
 
-def test_measurements_do_not_wait_for_what_only_nobody_has_asked_for() -> None:
+def test_measurements_do_not_wait_for_pushes_that_nobody_has_asked_for() -> None:
     engine = linked("p")
     engine.register("n:a", b"x", at(1.0), incarnation=0, judgement=b"up")
     engine.push(at(1.0))
