@@ -34,7 +34,7 @@ class OwnIdentity:
         self._claim = Claim()
         self._approval_claim: str | None = None
         self._trouble: int | None = None
-        self._signature = OwnSignature(home, say, self._cannot_keep)
+        self._signature = OwnSignature(home, self._cannot_keep)
 
     @property
     def node_id(self) -> str:

@@ -3,10 +3,8 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
 from agent.identity import Home, SigningKey
+from federation.ed25519 import PrivateKey
 from federation.signed import FIELDS, sign
 
 ALONE_BYTES = 65_536  # a document of more is not sent a second time beside itself: a request has an end
@@ -17,37 +15,28 @@ class OwnSignature:
     """Signs registrations. The key is read, or made, at first use; one that cannot be kept lasts as long as the
     agent. `trouble` hears why it cannot be kept."""
 
-    def __init__(self, home: Home, say: Callable[[str], None], trouble: Callable[[OSError], None]) -> None:
-        self._home, self._say, self._trouble = home, say, trouble
+    def __init__(self, home: Home, trouble: Callable[[OSError], None]) -> None:
+        self._home, self._trouble = home, trouble
         self._key: SigningKey | None = None
-        self._impossible = False
 
     def signed(self, report: Mapping[str, Json], now_ms: int) -> dict[str, Json]:
         """A registration's body with the signature in it, over all of it that is the node's to say."""
-        if self._impossible:
-            return dict(report)
-        try:
-            own = self._next(now_ms)
-            key = Ed25519PrivateKey.from_private_bytes(own.seed)
-        except UnsupportedAlgorithm:
-            self._impossible = True
-            self._say("this machine's OpenSSL has no Ed25519: registrations are not signed")
-            return dict(report)
+        own = self._next(now_ms)
         fields = {name: report[name] for name in FIELDS if name in report}
-        proof = sign(key, report["node_id"], fields, own.counter, now_ms)
+        proof = sign(PrivateKey(own.seed), report["node_id"], fields, own.counter, now_ms)
         large = len(proof.document) > ALONE_BYTES
         beside = {name: value for name, value in report.items() if not (large and name == "capabilities")}
         return {**beside, "signed": proof.to_json()}
 
     def renew(self) -> None:
         """This machine is another node now, with a key of its own."""
-        self._key = SigningKey(Ed25519PrivateKey.generate().private_bytes_raw(), 0)
+        self._key = SigningKey(PrivateKey.generate().seed, 0)
 
     def _next(self, now_ms: int) -> SigningKey:
         """The key, with the counter of the next document. It grows with time, so that one kept too long ago, or by
         another program of this home, does no harm."""
         kept = self._kept()
-        own = self._key or kept or SigningKey(Ed25519PrivateKey.generate().private_bytes_raw(), 0)
+        own = self._key or kept or SigningKey(PrivateKey.generate().seed, 0)
         used = max(own.counter, kept.counter if kept is not None and kept.seed == own.seed else 0)
         self._key = own = SigningKey(own.seed, max(used + 1, now_ms))
         try:

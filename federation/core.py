@@ -5,10 +5,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from statistics import median_low
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
 from federation.clock import HLC_MAX, Chain, HybridClock, Now, Vector, reaches, wall_ms_of
 from federation.config import Config
+from federation.ed25519 import PrivateKey
 from federation.effects import Alert, Effect, Send, Store, StoreMeta
 from federation.messages import Message, Watermark
 from federation.ports import Rng
@@ -66,7 +65,7 @@ class Link:
 class Core:
     """Shared state, no protocol."""
 
-    def __init__(self, config: Config, replica: Replica, rng: Rng, key: Ed25519PrivateKey | None = None) -> None:
+    def __init__(self, config: Config, replica: Replica, rng: Rng, key: PrivateKey | None = None) -> None:
         """`key`: what our writes are sealed with."""
         self.config = config
         self.replica = replica

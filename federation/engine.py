@@ -6,12 +6,11 @@ clock, draws from anything but the generator it was given, or waits.
 
 from collections.abc import Callable, Iterator, Mapping
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
 from federation.clock import MAX_CHAINS, Now, Vector
 from federation.config import Config
 from federation.core import Core, Link
 from federation.drains import Drains
+from federation.ed25519 import PrivateKey
 from federation.effects import Close, Effect
 from federation.guard import Guard
 from federation.intake import Intake
@@ -59,9 +58,7 @@ class Engine:
     """One registry's part in the federation. A start takes a new generation, always: what a lost or
     old store would have us write again gets new names."""
 
-    def __init__(
-        self, config: Config, replica: Replica, rng: Rng, now: Now, key: Ed25519PrivateKey | None = None
-    ) -> None:
+    def __init__(self, config: Config, replica: Replica, rng: Rng, now: Now, key: PrivateKey | None = None) -> None:
         """`key`: of the identity in `config.advert`, by which others check what we seal. None: nothing is sealed."""
         self.config = config
         self.replica = replica
@@ -296,13 +293,13 @@ class Engine:
         except ValueError as fault:
             self._core.alert("not_enrolled", str(fault))
 
-    def _is_entry_ours(self, key: Ed25519PrivateKey) -> bool:
+    def _is_entry_ours(self, key: PrivateKey) -> bool:
         """Whether our own entry in the roster is sealed with that key."""
         own = self.replica.get(REGISTRY_PREFIX + self.config.registry_id)
         if own is None or own.spec is None:
             return False
         item = Item(own.key, own.life, own.incarnation, SectionKind.SPEC, own.spec)
-        return is_sealed_by(item, key.public_key().public_bytes_raw())
+        return is_sealed_by(item, key.public)
 
     def _effects(self, now: Now) -> list[Effect]:
         """Push what is new, unless that waits to be asked for, and hand over everything to be done."""
@@ -432,6 +429,6 @@ class Engine:
             self._core.send(link, Announce(news, dict(replica.floor), replica.life_floor, direct))
 
 
-def _is_of_another(entry: Section, key: Ed25519PrivateKey) -> bool:
+def _is_of_another(entry: Section, key: PrivateKey) -> bool:
     advert = unpack_advert(entry.payload)
-    return advert is not None and advert.identity != key.public_key().public_bytes_raw()
+    return advert is not None and advert.identity != key.public

@@ -15,7 +15,7 @@ from federation.record import KEY_PREFIX, REGISTRY_PREFIX, Item, Record, Section
 from federation.seals import Seal, is_sealed, seal_of
 
 MAX_HELD = 1_024  # chains: ten times the registries planned for
-FORGERIES_A_MINUTE = 100  # that one link may have us find: each takes 100 us of a check, and a frame holds thousands
+FORGERIES_A_MINUTE = 100  # that one link may have us find: each takes 60 us of a check, and a frame holds thousands
 LINK_SHARES = 4  # origins' shares that one link may hand over: a relay passes on others' writes, or makes up others
 _SPEC, _JUDGEMENT, _END = SectionKind.SPEC, SectionKind.JUDGEMENT, SectionKind.END
 _FORGED = Seal.BROKEN, Seal.FORMER

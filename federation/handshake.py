@@ -20,9 +20,7 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any, Literal
 
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
-
+from federation.ed25519 import PrivateKey, is_signed_by
 from federation.roster import is_identity, is_region, is_registry_id, is_url, is_version, read_object
 
 LINK_VERSION = 2  # of the handshake and of what follows it
@@ -66,13 +64,13 @@ class Identity:
     registry_id: str
     region: str
     url: str | None
-    private_key: Ed25519PrivateKey = field(repr=False)
+    private_key: PrivateKey = field(repr=False)
     secret: bytes | None = field(repr=False)
 
     @property
     def public_key(self) -> bytes:
         """What others pin to the id: 32 bytes."""
-        return self.private_key.public_key().public_bytes_raw()
+        return self.private_key.public
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,10 +127,8 @@ class _Side:
         if not hmac.compare_digest(hmac.digest(self._key, said, sha256), bytes.fromhex(mac)):
             raise Refused("wrong_secret", "it does not prove that it knows the federation's secret")
         identity = bytes.fromhex(card["identity"])
-        try:
-            Ed25519PublicKey.from_public_bytes(identity).verify(bytes.fromhex(signature), said)
-        except (InvalidSignature, ValueError):
-            raise Refused("wrong_signature", "it does not prove that it has the key that it shows") from None
+        if not is_signed_by(identity, bytes.fromhex(signature), said):
+            raise Refused("wrong_signature", "it does not prove that it has the key that it shows")
         peer = Peer(card["id"], card["region"], card["url"], identity)
         self._judge(peer)
         return peer

@@ -9,12 +9,14 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 
+from federation.ed25519 import PrivateKey
+
 
 class IdentityError(Exception):
     """The identity of this registry cannot be used; says why, and what to do."""
 
 
-def load_or_create_identity(folder: Path) -> Ed25519PrivateKey:
+def load_or_create_identity(folder: Path) -> PrivateKey:
     """The registry's own key, in `identity.key` (0600); made at the first start. Raises IdentityError."""
     path = folder / "identity.key"
     try:
@@ -32,7 +34,7 @@ def load_or_create_identity(folder: Path) -> Ed25519PrivateKey:
             f"{path} does not hold an Ed25519 key: restore it from a backup; without one delete it, and at a peer "
             "remove this registry's entry: dagi-registry members --forget <its id>"
         )
-    return key
+    return PrivateKey(key.private_bytes_raw())
 
 
 def _create_identity(path: Path) -> None:

@@ -13,10 +13,9 @@ from hashlib import blake2b
 from typing import Any, NamedTuple
 
 import orjson
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from federation.described import normalise
+from federation.ed25519 import PrivateKey, is_signed_by
 
 Json = Any
 
@@ -74,19 +73,17 @@ class Document(NamedTuple):
     fields: dict[str, Json]
 
 
-def sign(key: Ed25519PrivateKey, node_id: str, fields: Mapping[str, Json], counter: int, signed_at_ms: int) -> Proof:
+def sign(key: PrivateKey, node_id: str, fields: Mapping[str, Json], counter: int, signed_at_ms: int) -> Proof:
     """A document of these fields, as FIELDS names them, and its proof."""
     told = {"format": FORMAT, "node_id": node_id, "counter": counter, "signed_at_ms": signed_at_ms, **fields}
     document = json.dumps(told, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
-    return Proof(key.public_key().public_bytes_raw(), key.sign(document), document)
+    return Proof(key.public, key.sign(document), document)
 
 
 def verify(proof: Proof) -> None:
-    """Raise Forged unless the holder of the key has signed the document. Takes about 100 us."""
-    try:
-        Ed25519PublicKey.from_public_bytes(proof.key).verify(proof.signature, proof.document)
-    except (InvalidSignature, ValueError):
-        raise Forged("the signature is not of this document and this key") from None
+    """Raise Forged unless the holder of the key has signed the document. Takes about 60 us."""
+    if not is_signed_by(proof.key, proof.signature, proof.document):
+        raise Forged("the signature is not of this document and this key")
 
 
 def is_of_other_format(document: bytes) -> bool:

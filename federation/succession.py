@@ -13,7 +13,7 @@ from federation.record import REGISTRY_PREFIX, Section
 from federation.roster import unpack_advert
 from federation.writes import Writes
 
-_ITEMS_A_TICK = 100  # 100 us each to check
+_ITEMS_A_TICK = 100  # 60 us each to check
 
 _Pin = tuple[bytes, bool]
 """An identity, and whether the entry is sealed: one that is not a version wrote that sealed nothing."""

@@ -162,15 +162,13 @@ class _Source:
         path = self._data_dir / "identity.key" if self._data_dir is not None else None
         if path is None or not path.exists():
             return None
-        from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-
         from federation.identity import IdentityError, load_or_create_identity
 
         try:
             key = load_or_create_identity(path.parent)
         except IdentityError as error:
             raise _CannotRead(str(error)) from None
-        return key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
+        return key.public
 
     def _kept(self, wanted: "Wanted | None") -> Iterator[bytes]:
         from registry.audit_files import AUDIT_FOLDER, paths, read_lines

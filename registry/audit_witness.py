@@ -3,9 +3,8 @@
 from typing import Any
 
 import orjson
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from federation.ed25519 import PrivateKey
 from registry.audit import Audit
 from registry.audit_checkpoint import CHECKPOINT_PREFIX, Checkpoint, checkpoint_of, signed
 from registry.clock import Clock
@@ -25,7 +24,7 @@ class Witness:
     def __init__(
         self,
         registry_id: str,
-        key: Ed25519PrivateKey,
+        key: PrivateKey,
         table: Table[Checkpoint],
         audit: Audit,
         store: Store,
@@ -34,7 +33,7 @@ class Witness:
     ) -> None:
         self._id = registry_id
         self._key = key
-        self._identity = key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
+        self._identity = key.public
         self._table = table
         self._audit = audit
         self._store = store

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import orjson
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from federation.clock import Now, Vector, reaches
 from federation.config import Config
+from federation.ed25519 import PrivateKey
 from federation.engine import Engine
 from federation.links import Links
 from federation.replica import Replica
@@ -57,7 +57,7 @@ class Membership:
     make_links: Callable[[Writer], Links] | None
     expects_peers: bool
     region: str = ""
-    key: Ed25519PrivateKey | None = None
+    key: PrivateKey | None = None
 
 
 class Region:

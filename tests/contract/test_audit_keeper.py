@@ -3,9 +3,8 @@
 from pathlib import Path
 
 import orjson
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from federation.ed25519 import PrivateKey
 from federation.record import REGISTRY_PREFIX
 from federation.roster import Advert, pack_advert
 from registry import audit_checkpoint
@@ -21,7 +20,7 @@ from tests.support.regions import HERE, Worker
 from tests.support.stores import Bench
 
 FACTS = {"auth": "key"}
-KEY, PEERS_KEY = Ed25519PrivateKey.generate(), Ed25519PrivateKey.generate()
+KEY, PEERS_KEY = PrivateKey.generate(), PrivateKey.generate()
 
 
 class Kept:
@@ -96,7 +95,7 @@ async def test_it_signs_what_is_new_and_its_own_signatures_are_not(region: Bench
     assert [action for action, _ in entries(tmp_path)] == ["writer.began", "checkpoint.signed"]
     own = made.table.get(HERE)
     assert own is not None
-    assert own.is_by(KEY.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw))
+    assert own.is_by(KEY.public)
     await made.worker.register("n1")
     await made.step()
     made.clock.advance(100.0)
@@ -117,7 +116,7 @@ async def give(writer: Writer, checkpoint: Checkpoint) -> None:
 async def test_it_keeps_what_peers_signed_and_tells_of_one_that_goes_back(region: Bench, tmp_path: Path) -> None:
     made = await kept(region, tmp_path)
     writer = made.worker.writer
-    identity = PEERS_KEY.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
+    identity = PEERS_KEY.public
     await writer.put(REGISTRY_PREFIX + "us", pack_advert(Advert("http://us.example.org:9205", "us", identity, 1)))
     given = [
         signed(PEERS_KEY, "us", Head(5, "a" * 64), "t1"),

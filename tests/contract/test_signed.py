@@ -34,7 +34,7 @@ async def refusal(call: Any) -> tuple[int, str]:
 
 async def test_a_signed_node_is_verified_at_once_and_stays_its_keys(worker: Worker) -> None:
     answer = await worker.register(who=ANYONE, **body())
-    who, key = owner(answer), signing_key().public_key().public_bytes_raw()
+    who, key = owner(answer), signing_key().public
     assert (answer["signature"], answer["labels"], answer["capabilities"]["models"]) == (
         VERIFIED, ["gpu", "fast"], ["qwen3:8b"],
     )  # fmt: skip

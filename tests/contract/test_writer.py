@@ -666,7 +666,7 @@ async def test_a_peer_s_nodes_words_and_numbers_are_in_the_directory(rig: Rig) -
     assert orjson.loads(entry.metrics) == {"cpu_percent": 20, "agent_count": 3}
     assert beats[0][:2] == ("n:b", entry.metrics)
     assert THERE in rig.links.roster
-    assert rig.writer.pinned(THERE) == registry_key(THERE).public_key().public_bytes_raw()
+    assert rig.writer.pinned(THERE) == registry_key(THERE).public
     assert rig.writer.pinned("nobody") is None
 
 

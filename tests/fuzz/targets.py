@@ -6,10 +6,10 @@ import json
 from collections.abc import Callable
 
 import orjson
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from agent import wire as answers
 from agent.sse import EventParser, EventTooLarge
+from federation.ed25519 import PrivateKey
 from federation.handshake import Acceptor, Dialler, Identity, Refused
 from federation.record import Record as Versioned
 from federation.record import Section
@@ -53,7 +53,7 @@ _ORIGIN = Origin(MINE, "eu", "192.0.2.7", NOW_MS, {"europe": "eu"})
 _BODIES = (RegisterRequest, HeartbeatRequest, PatchRequest, DiscoverQuestion, ReservationRequest)
 _QUERIES = (DiscoverQuery, ListQuery, WatchQuery)
 _AUTH = Authenticator("key", Directory(_WINDOWS, 0.0, MINE), SECRET, [], True)
-_IDENTITY = Identity(MINE, "eu", "https://eu.example.org:9205", Ed25519PrivateKey.from_private_bytes(b"1" * 32), SECRET)
+_IDENTITY = Identity(MINE, "eu", "https://eu.example.org:9205", PrivateKey(b"1" * 32), SECRET)
 
 
 def frame(data: bytes) -> None:

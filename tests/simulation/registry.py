@@ -5,9 +5,8 @@ import random
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
 from federation.clock import Now
+from federation.ed25519 import PrivateKey
 from federation.effects import Alert, Close, Effect, Send, Store, StoreMeta
 from federation.engine import Engine
 from federation.messages import Message
@@ -126,7 +125,7 @@ class SimulatedRegistry:
 
     def lose_key(self) -> None:
         """From its next start on it has another."""
-        self.key = Ed25519PrivateKey.from_private_bytes(self.world.rng.randbytes(32))
+        self.key = PrivateKey(self.world.rng.randbytes(32))
         self.world.keys_lost_s.setdefault(self.id, self.world.now)
         self.world.note("lost its key", self.id)
 

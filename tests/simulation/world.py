@@ -11,9 +11,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from federation.config import Config
+from federation.ed25519 import PrivateKey
 from tests.simulation import checks
 from tests.simulation.actors import Machine, Operators
 from tests.simulation.clocks import Clocks
@@ -118,7 +118,7 @@ class World:
 
     # who takes part
 
-    def config(self, registry_id: str, key: Ed25519PrivateKey | None = None) -> Config:
+    def config(self, registry_id: str, key: PrivateKey | None = None) -> Config:
         """An engine's numbers, shrunk to the length of a run."""
         scenario = self.scenario
         return Config(

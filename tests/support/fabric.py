@@ -9,10 +9,9 @@ from collections.abc import Callable, Iterable, Iterator
 from random import Random
 from typing import Any
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
 from federation.clock import Now
 from federation.config import Config
+from federation.ed25519 import PrivateKey
 from federation.effects import Alert, Effect, Send, Store
 from federation.engine import Engine
 from federation.messages import Message
@@ -49,7 +48,7 @@ class Fabric:
         return Now(self.now_s, START_MS + int(self.now_s * 1000) + ahead_ms)
 
     def add(
-        self, registry_id: str, replica: Replica | None = None, key: Ed25519PrivateKey | None = None, **differences: Any
+        self, registry_id: str, replica: Replica | None = None, key: PrivateKey | None = None, **differences: Any
     ) -> Engine:
         """A registry. `key`: it seals what it writes, and its entry says so."""
         if key is not None:

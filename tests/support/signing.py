@@ -2,8 +2,7 @@
 
 from typing import Any
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
+from federation.ed25519 import PrivateKey
 from federation.signed import Proof, sign
 
 REPORT: dict[str, Any] = {
@@ -27,9 +26,9 @@ REPORT: dict[str, Any] = {
 }
 
 
-def signing_key(number: int = 1) -> Ed25519PrivateKey:
+def signing_key(number: int = 1) -> PrivateKey:
     """The key of that number."""
-    return Ed25519PrivateKey.from_private_bytes(number.to_bytes(32, "big"))
+    return PrivateKey(number.to_bytes(32, "big"))
 
 
 def proof(node_id: str = "n", *, key: int = 1, counter: int = 1, **fields: Any) -> Proof:

@@ -20,10 +20,10 @@ from typing import Any
 import aiohttp
 import pytest
 from aiohttp import WSMsgType, web
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from federation.clock import Now
 from federation.config import Config
+from federation.ed25519 import PrivateKey
 from federation.effects import Alert, Close, Effect, Send
 from federation.engine import Engine
 from federation.handshake import LINK_VERSION, Acceptor, Dialler
@@ -146,8 +146,8 @@ class Site:
 Build = Callable[..., Awaitable[Site]]
 
 
-def key_of(name: str) -> Ed25519PrivateKey:
-    return Ed25519PrivateKey.from_private_bytes(name.encode().ljust(32, b"."))
+def key_of(name: str) -> PrivateKey:
+    return PrivateKey(name.encode().ljust(32, b"."))
 
 
 def identity_of(
@@ -157,7 +157,7 @@ def identity_of(
 
 
 def advert_of(site: Site) -> Advert:
-    return Advert(site.url, "here", key_of(site.name).public_key().public_bytes_raw(), LINK_VERSION)
+    return Advert(site.url, "here", key_of(site.name).public, LINK_VERSION)
 
 
 @pytest.fixture
@@ -307,7 +307,7 @@ async def test_a_link_carries_messages_both_ways(build: Build) -> None:
     seen = us.state("eu")
     assert seen is not None
     assert (seen.url, seen.region, seen.dialled, seen.last_error) == (eu.url, "here", True, None)
-    assert seen.identity == key_of("eu").public_key().public_bytes_raw()
+    assert seen.identity == key_of("eu").public
     assert (seen.frames_in, seen.bytes_in) == (1, len(encode(Ack(2))))
     assert seen.frames_out >= 2
     assert 0 < seen.rtt_ms < 1_000
@@ -703,7 +703,7 @@ async def test_another_version(build: Build, client: aiohttp.ClientSession) -> N
 
 async def test_another_identity_than_the_pinned_one(build: Build) -> None:
     eu = await build("eu")
-    eu.member.pins["us"] = key_of("us").public_key().public_bytes_raw()
+    eu.member.pins["us"] = key_of("us").public
     us = await build("us", eu.url, key="stolen")
     await until(lambda: eu.member.alerts and us.member.alerts)
     code, detail, peer = eu.member.alerts[0]
@@ -1120,7 +1120,7 @@ def test_a_seed_that_is_no_url(seed: str) -> None:
 def test_an_identity_is_made_once(tmp_path: Path) -> None:
     folder = tmp_path / "data"
     key = load_or_create_identity(folder)
-    assert load_or_create_identity(folder).private_bytes_raw() == key.private_bytes_raw()
+    assert load_or_create_identity(folder).seed == key.seed
     assert [path.name for path in folder.iterdir()] == ["identity.key"]
     assert stat.S_IMODE((folder / "identity.key").stat().st_mode) == 0o600
 

@@ -16,10 +16,10 @@ from typing import Any
 
 import aiohttp
 import pytest
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from agent.client import RegistryClient
 from agent.discovery import AsyncNodeDiscovery
+from federation.ed25519 import PrivateKey
 from federation.handshake import Dialler, Identity
 from federation.link import DialledSocket
 from federation.links import LINK_PATH
@@ -182,7 +182,7 @@ async def test_a_peer_is_the_registry_that_its_certificate_names(site: Site, nam
     files = site.authority.issue("registry", named) if named else site.box
 
     async def said() -> str:
-        key = Ed25519PrivateKey.from_private_bytes(b"us".ljust(32, b"."))
+        key = PrivateKey(b"us".ljust(32, b"."))
         dialler = Dialler(Identity("us", "us", None, key, SECRET.encode()), ssl.RAND_bytes(32), lambda _: None)
         async with site.caller(files) as client, client.ws_connect(LINK_PATH) as ws:
             await ws.send_str(dialler.first())

@@ -27,7 +27,7 @@ class Person:
 
 def of(folder: Path, person: Person | None = None) -> OwnSignature:
     person = person or Person()
-    return OwnSignature(Home(folder), person.heard.append, person.trouble)
+    return OwnSignature(Home(folder), person.trouble)
 
 
 def signed(signature: OwnSignature, now_ms: int = NOW_MS, **fields: Any) -> tuple[Proof, Document, dict[str, Any]]:

@@ -5,14 +5,14 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given
 from hypothesis import strategies as st
 
+from federation.ed25519 import PrivateKey
 from federation.handshake import LINK_VERSION, MAX_TEXT_SIZE, Acceptor, Dialler, Identity, Peer, Refused
 
 SECRET = b"a secret of the federation, long enough"
-KEYS = {name: Ed25519PrivateKey.from_private_bytes(name.encode().ljust(32, b".")) for name in ("eu", "us", "thief")}
+KEYS = {name: PrivateKey(name.encode().ljust(32, b".")) for name in ("eu", "us", "thief")}
 
 
 def identity(name: str, *, key: str | None = None, secret: bytes | None = SECRET, url: str | None = None) -> Identity:

@@ -4,9 +4,9 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from federation.clock import HLC_MAX, hlc_of
+from federation.ed25519 import PrivateKey
 from federation.messages import Drain, Entry, Hello, Message, Push, Repair, Segment
 from federation.record import Item, Record, SectionKind
 from federation.replica import Replica
@@ -18,10 +18,10 @@ from tests.unit.federation.states import joined, section
 SPEC, INTENT, JUDGEMENT, END = SectionKind
 HOLDS, BROKEN, FORMER, UNKNOWN = Seal
 KEY = registry_key("a")
-OTHER = Ed25519PrivateKey.from_private_bytes(b"another key of a's".ljust(32, b"."))
+OTHER = PrivateKey(b"another key of a's".ljust(32, b"."))
 
 
-def entry(name: str, key: Ed25519PrivateKey | None = None) -> Item:
+def entry(name: str, key: PrivateKey | None = None) -> Item:
     return Item(f"r:{name}", 1, 0, SPEC, section(1, name, payload=advert(name, key)))
 
 
@@ -41,11 +41,11 @@ def test_what_gives_power_or_takes_it_is_sealed(key: str, kind: SectionKind, *, 
     item = Item(key, 2 if kind is END else 1, 0, kind, section(5, "a"))
     assert is_sealed(item) is expected
     assert bool(sealed(item, KEY).section.seal) is expected
-    assert is_sealed_by(sealed(item, KEY), KEY.public_key().public_bytes_raw()) is expected
+    assert is_sealed_by(sealed(item, KEY), KEY.public) is expected
 
 
 def test_its_origin_s_is_believed() -> None:
-    assert is_sealed_by(WRITE, KEY.public_key().public_bytes_raw())
+    assert is_sealed_by(WRITE, KEY.public)
     assert seal_of(WRITE, ROSTER) is HOLDS
 
 
@@ -72,7 +72,7 @@ def test_two_writes_that_read_alike_are_not_one() -> None:
     assert seal_of(other, ROSTER) is BROKEN
 
 
-def living(life: int, key: Ed25519PrivateKey = KEY) -> Item:
+def living(life: int, key: PrivateKey = KEY) -> Item:
     """The entry of a, in that life."""
     return sealed(entry("a", key)._replace(life=life), key)
 

@@ -4,10 +4,10 @@ hold the same, and nothing that was written is lost."""
 from collections import Counter
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from federation import succession
 from federation.clock import hlc_of
+from federation.ed25519 import PrivateKey
 from federation.messages import Drain
 from federation.record import Item, Record, SectionKind
 from federation.replica import Replica
@@ -17,7 +17,7 @@ from tests.support.rosters import advert, registry_key
 from tests.unit.federation.states import section
 
 SPEC, INTENT, JUDGEMENT, END = SectionKind
-OTHER = Ed25519PrivateKey.from_private_bytes(b"another key of x's".ljust(32, b"."))
+OTHER = PrivateKey(b"another key of x's".ljust(32, b"."))
 SUCCESSION_S = 20.0
 WHILE_S = 4 * SUCCESSION_S  # three times as long at most, and a walk
 
@@ -33,7 +33,7 @@ class Federation(Fabric):
         self.mesh()
         self.run(2)
 
-    def join(self, name: str, replica: Replica | None = None, key: Ed25519PrivateKey | None = None) -> None:
+    def join(self, name: str, replica: Replica | None = None, key: PrivateKey | None = None) -> None:
         """It starts."""
         config = {"succession_s": SUCCESSION_S, "digest_interval_s": self.digest_interval_s}
         self.add(name, replica, key or registry_key(name), **config)

@@ -3,26 +3,25 @@
 from collections.abc import Sequence
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from federation.ed25519 import PrivateKey
 from registry import audit_chain
 from registry.audit_chain import START, Head
 from registry.audit_checkpoint import Checkpoint, checkpoint_of, signed
 from registry.audit_verify import Verdict, Verifier, sightings_in
 
 AT = "2026-01-02T03:04:05.000Z"
-KEY, OTHER_KEY = Ed25519PrivateKey.generate(), Ed25519PrivateKey.generate()
+KEY, OTHER_KEY = PrivateKey.generate(), PrivateKey.generate()
 
 
-def public(key: Ed25519PrivateKey) -> bytes:
-    return key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
+def public(key: PrivateKey) -> bytes:
+    return key.public
 
 
 class Log:
     """A registry's, as it would write it."""
 
-    def __init__(self, registry_id: str = "eu", key: Ed25519PrivateKey = KEY) -> None:
+    def __init__(self, registry_id: str = "eu", key: PrivateKey = KEY) -> None:
         self.registry_id, self.key = registry_id, key
         self.head = START
         self.lines: list[bytes] = []

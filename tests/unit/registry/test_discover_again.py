@@ -24,7 +24,7 @@ from tests.support.signing import body, signing_key
 WINDOWS = Windows(30, 90, 300)
 THERE = "there"
 ALL = "sort=node_id&status=any"
-SIGNED_BY = incarnation_of(signing_key(1).public_key().public_bytes_raw())
+SIGNED_BY = incarnation_of(signing_key(1).public)
 IN_TIME, LATER_MS = 10.0, NOW_MS + 5_000
 
 

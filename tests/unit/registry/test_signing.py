@@ -38,7 +38,7 @@ from registry.signing import (
 from tests.support.records import ALIASES, HOME, origin, request, unread_of, versioned
 from tests.support.signing import REPORT, body, proof, signing_key
 
-KEY, OTHER_KEY = (incarnation_of(signing_key(number).public_key().public_bytes_raw()) for number in (1, 2))
+KEY, OTHER_KEY = (incarnation_of(signing_key(number).public) for number in (1, 2))
 NO_KEY = 12345
 
 
@@ -82,7 +82,7 @@ def fault(record: Record) -> str | None:
 
 def test_a_signed_registration_is_the_document_and_nothing_else() -> None:
     found = taken({**body(), "token": "t", "machine_id": "m", "status": "online", "unknown": {"a": 1}})
-    assert found.signing_key == signing_key().public_key().public_bytes_raw()
+    assert found.signing_key == signing_key().public
     assert (found.node_id, found.role, found.token, found.machine_id) == ("n", "worker", "t", "m")
     spec = registered(None, "n", found, origin()).spec
     assert spec["labels"] == REPORT["labels"]
@@ -469,6 +469,6 @@ JSON = st.recursive(
 def test_whatever_a_node_of_a_hostile_registry_has_signed_is_judged_without_a_fault(told: dict[str, Any]) -> None:
     made = node()
     text = json.dumps({"format": 1, "node_id": "n", "counter": 1, "signed_at_ms": 1, **told}).encode()
-    said = Proof(signing_key().public_key().public_bytes_raw(), signing_key().sign(text), text)
+    said = Proof(signing_key().public, signing_key().sign(text), text)
     with contextlib.suppress(LaterFormat):
         assert fault(reread(made, join(split(made.encode_spec())[0], said, 1))) is not None
