@@ -241,7 +241,8 @@ async def _pace(run: _Run, rate: float, started: float, seconds: float) -> None:
                 run.idle.popleft().begin(due)
             else:
                 run.due.append(due)
-        await asyncio.sleep(0.001)  # the loop's finest step; less would spin
+        next_s = started + sent / rate - time.perf_counter()
+        await asyncio.sleep(max(0.001, next_s))  # the loop's finest step; less would spin
 
 
 def _read(file: IO[bytes]) -> Iterator[bytes]:

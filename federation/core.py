@@ -3,7 +3,6 @@
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from statistics import median_low
 
 from federation.clock import HLC_MAX, Chain, HybridClock, Now, Vector, reaches, wall_ms_of
 from federation.config import Config
@@ -157,5 +156,6 @@ class Core:
         ]
         if len(offsets) < 3:
             return 0
-        low, high = median_low(offsets), -median_low([-offset for offset in offsets])
+        offsets.sort()  # each write asks: statistics' medians take four times as long
+        low, high = offsets[(len(offsets) - 1) // 2], offsets[len(offsets) // 2]
         return low if abs(low) < abs(high) else high
