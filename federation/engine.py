@@ -82,7 +82,8 @@ class Engine:
         self._next_announce_s = self._next_enrol_s = now.mono_s
         self._enrolled: Section | None = None
         if key is not None and not self._is_entry_ours(key):
-            self._writes.restate(config.registry_id)  # before the entry: until that is kept, each start does it
+            for _ in self._writes.restating(config.registry_id):  # before the entry: until that is kept, at each start
+                pass
         self._enrol(now)
         self._next_enrol_s = now.mono_s  # a start has told nobody yet
         self._succession = Succession(core, self._writes, now)
@@ -207,10 +208,16 @@ class Engine:
         self._writes.revoke(key, reason, now)
         return self._effects(now)
 
+    def taking_over(self, registry_id: str) -> Iterator[None]:
+        """Take what another registry has sealed upon us, in steps of one write each: it may be much. What is to be done
+        for them comes with whatever the engine is asked next."""
+        return self._writes.restating(registry_id)
+
     def forget(self, registry_id: str, reason: bytes, now: Now) -> list[Effect]:
         """Take another registry out of the roster, and what it had sealed upon us: its identity is forgotten, too.
         Raises KeyError."""
-        self._writes.restate(registry_id)
+        for _ in self.taking_over(registry_id):
+            pass
         self._writes.delete(REGISTRY_PREFIX + registry_id, reason, now)
         return self._effects(now)
 

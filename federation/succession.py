@@ -44,7 +44,7 @@ class Succession:
         due = [origin for origin, due_s in self._due_s.items() if now.mono_s >= due_s]
         if due and next(self._under_way, self) is self:  # nothing is
             del self._due_s[due[0]]
-            self._under_way = self._writes.restating(due[0])
+            self._under_way = self._writes.restating_unvouched(due[0])
 
     def _note_changes(self, now: Now) -> None:
         replica = self._core.replica

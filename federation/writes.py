@@ -127,13 +127,15 @@ class Writes:
         life, incarnation = (record.life, record.incarnation) if record is not None else (1, 0)
         self._apply(Item(key, life, incarnation, SectionKind.END, self._section(self._mint(now), 0, reason)))
 
-    def restate(self, origin: str) -> None:
+    def restating(self, origin: str) -> Iterator[None]:
         """Write anew, and seal, what that registry has sealed: one that is gone, or we ourselves with another key. All
-        but its own entry. It stands just above what it replaces, and below whatever was written since, anywhere."""
+        but its own entry. It stands just above what it replaces, and below whatever was written since, anywhere. In
+        steps of one write each: others may be made between them."""
         for item in self._sealed_by(origin):
+            yield
             self._restate(item)
 
-    def restating(self, origin: str) -> Iterator[None]:
+    def restating_unvouched(self, origin: str) -> Iterator[None]:
         """The same for what the roster does not vouch for (any more), in steps of one look each."""
         for item in self._sealed_by(origin):
             yield

@@ -5,6 +5,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import orjson
@@ -21,7 +22,7 @@ from registry.node import Intent, Record, Word, node_key
 from registry.ports import Put, StoreUnavailable
 from registry.stored import pack_record, unpack_meta, unpack_record
 from registry.tables import Table
-from registry.writer import COMMIT_PUTS, PAUSE_AFTER_S, Position, Writer
+from registry.writer import COMMIT_PUTS, PAUSE_AFTER_S, TAKEN_OVER_AT_ONCE, Position, Writer
 from tests.support.clock import ManualClock
 from tests.support.records import NOW_MS, record
 from tests.support.regions import (
@@ -728,6 +729,34 @@ async def test_a_registry_is_forgotten_when_an_operator_says_so(rig: Rig) -> Non
     assert rosters == [{HERE}]
     assert rig.links.roster.keys() == {HERE}
     assert rig.writer.pinned(THERE) is None
+
+
+async def test_much_that_a_forgotten_registry_had_sealed_is_taken_over_bit_by_bit(rig: Rig) -> None:
+    peer = await rig.peer()
+    count = 5 * TAKEN_OVER_AT_ONCE
+    for number in range(count):
+        peer.do(peer.engine.put(f"a:{number}", b"x", peer.now))
+    await becomes(lambda: rig.writer.engine.replica.get(f"a:{count - 1}") is not None and not rig.writer._busy)
+    forgetting = asyncio.create_task(rig.writer.forget_registry(THERE))
+    ours: list[int] = []
+    while not forgetting.done():
+        records = [rig.writer.engine.replica.get(f"a:{number}") for number in range(count)]
+        ours.append(sum(held.spec.origin == HERE for held in records if held is not None and held.spec is not None))
+        await asyncio.sleep(0)
+    assert await forgetting
+    assert max(later - before for before, later in pairwise(ours)) <= TAKEN_OVER_AT_ONCE
+    assert ours[-1] == count
+    await rig.holds_everything()
+
+
+async def test_what_another_forgets_meanwhile_is_forgotten(rig: Rig) -> None:
+    peer = await rig.peer()
+    for number in range(2 * TAKEN_OVER_AT_ONCE):
+        peer.do(peer.engine.put(f"a:{number}", b"x", peer.now))
+    await becomes(lambda: rig.writer.engine.replica.get(f"a:{2 * TAKEN_OVER_AT_ONCE - 1}") is not None)
+    assert await asyncio.gather(rig.writer.forget_registry(THERE), rig.writer.forget_registry(THERE)) == [True, True]
+    assert THERE not in rig.writer.roster()
+    await rig.holds_everything()
 
 
 async def test_causes_that_peers_invent_are_counted_and_take_no_more_room(rig: Rig) -> None:
