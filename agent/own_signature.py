@@ -1,10 +1,11 @@
 """The node's own signature: its Ed25519 key, made at the first start and kept beside its id, and what it signs."""
 
+import secrets
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from agent.identity import Home, SigningKey
-from federation.ed25519 import PrivateKey
+from federation.ed25519 import KEY_SIZE, PrivateKey
 from federation.signed import FIELDS, sign
 
 ALONE_BYTES = 65_536  # a document of more is not sent a second time beside itself: a request has an end
@@ -30,13 +31,13 @@ class OwnSignature:
 
     def renew(self) -> None:
         """This machine is another node now, with a key of its own."""
-        self._key = SigningKey(PrivateKey.generate().seed, 0)
+        self._key = SigningKey(secrets.token_bytes(KEY_SIZE), 0)
 
     def _next(self, now_ms: int) -> SigningKey:
         """The key, with the counter of the next document. It grows with time, so that one kept too long ago, or by
         another program of this home, does no harm."""
         kept = self._kept()
-        own = self._key or kept or SigningKey(PrivateKey.generate().seed, 0)
+        own = self._key or kept or SigningKey(secrets.token_bytes(KEY_SIZE), 0)
         used = max(own.counter, kept.counter if kept is not None and kept.seed == own.seed else 0)
         self._key = own = SigningKey(own.seed, max(used + 1, now_ms))
         try:

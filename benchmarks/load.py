@@ -241,8 +241,8 @@ async def _pace(run: _Run, rate: float, started: float, seconds: float) -> None:
                 run.idle.popleft().begin(due)
             else:
                 run.due.append(due)
-        next_s = started + sent / rate - time.perf_counter()
-        await asyncio.sleep(max(0.001, next_s))  # the loop's finest step; less would spin
+        wait_s = started + sent / rate - time.perf_counter()
+        await asyncio.sleep(max(0.001, wait_s))  # the loop's finest step; less would spin
 
 
 def _read(file: IO[bytes]) -> Iterator[bytes]:

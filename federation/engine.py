@@ -5,6 +5,7 @@ clock, draws from anything but the generator it was given, or waits.
 """
 
 from collections.abc import Callable, Iterator, Mapping
+from itertools import islice
 
 from federation.clock import MAX_CHAINS, Now, Vector
 from federation.config import Config
@@ -208,15 +209,19 @@ class Engine:
         self._writes.revoke(key, reason, now)
         return self._effects(now)
 
-    def taking_over(self, registry_id: str) -> Iterator[None]:
-        """Take what another registry has sealed upon us, in steps of one write each: it may be much. What is to be done
-        for them comes with whatever the engine is asked next."""
-        return self._writes.restating(registry_id)
+    def taking_over(self, registry_id: str, at_once: int, now: Callable[[], Now]) -> Iterator[list[Effect]]:
+        """Take what another registry has sealed upon us, so many writes at once, as it may be much: what is to be done
+        for them. Others may be made between."""
+        steps = self._writes.restating(registry_id)
+        for _ in steps:
+            for _ in islice(steps, at_once - 1):
+                pass
+            yield self._effects(now())
 
     def forget(self, registry_id: str, reason: bytes, now: Now) -> list[Effect]:
         """Take another registry out of the roster, and what it had sealed upon us: its identity is forgotten, too.
         Raises KeyError."""
-        for _ in self.taking_over(registry_id):
+        for _ in self._writes.restating(registry_id):
             pass
         self._writes.delete(REGISTRY_PREFIX + registry_id, reason, now)
         return self._effects(now)

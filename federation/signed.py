@@ -15,19 +15,18 @@ from typing import Any, NamedTuple
 import orjson
 
 from federation.described import normalise
-from federation.ed25519 import PrivateKey, is_signed_by
+from federation.ed25519 import KEY_SIZE, SIGNATURE_SIZE, PrivateKey, is_signed_by
 
 Json = Any
 
 FORMAT = 1  # of the document, and of what `spec_of` makes of it
-KEY_BYTES, SIGNATURE_BYTES = 32, 64
 MAX_DOCUMENT_BYTES = 200_000  # what fits in a request; the largest report is 160 KiB
 SIGNED_BY_KEY = 1 << 62  # incarnations from here on are of a signing key
 _MAX_COUNTER = 2**63 - 1
 _TEXTS = ("node_name", "role", "node_type", "region", "hostname", "ip_address", "local_ip", "instance_id")
 FIELDS = (*_TEXTS, "labels", "endpoints", "capabilities")  # what a node signs of itself
 _COUNTER_BYTES = 8
-_HEAD_BYTES = KEY_BYTES + SIGNATURE_BYTES + _COUNTER_BYTES
+_HEAD_BYTES = KEY_SIZE + SIGNATURE_SIZE + _COUNTER_BYTES
 
 
 class Forged(Exception):
@@ -60,7 +59,7 @@ class Proof(NamedTuple):
             raise ValueError("document: is no text that UTF-8 can carry") from None
         if len(document) > MAX_DOCUMENT_BYTES:
             raise ValueError(f"document: is over {MAX_DOCUMENT_BYTES} bytes")
-        key, signature = _binary(told, "key", KEY_BYTES), _binary(told, "signature", SIGNATURE_BYTES)
+        key, signature = _binary(told, "key", KEY_SIZE), _binary(told, "signature", SIGNATURE_SIZE)
         return cls(key, signature, document)
 
 
@@ -81,7 +80,7 @@ def sign(key: PrivateKey, node_id: str, fields: Mapping[str, Json], counter: int
 
 
 def verify(proof: Proof) -> None:
-    """Raise Forged unless the holder of the key has signed the document. Takes about 60 us."""
+    """Raise Forged unless the holder of the key has signed the document. Takes about 60 us for a few KB."""
     if not is_signed_by(proof.key, proof.signature, proof.document):
         raise Forged("the signature is not of this document and this key")
 
@@ -176,7 +175,7 @@ def unpack(packed: bytes, beside: bytes) -> Proof:
         raise Forged("its proof cannot be read") from None
     if not unpacker.eof or unpacker.unused_data:
         raise Forged("its proof cannot be read")
-    return Proof(packed[:KEY_BYTES], packed[KEY_BYTES : KEY_BYTES + SIGNATURE_BYTES], document)
+    return Proof(packed[:KEY_SIZE], packed[KEY_SIZE : KEY_SIZE + SIGNATURE_SIZE], document)
 
 
 def join(told: bytes, proof: Proof, counter: int) -> bytes:
@@ -195,7 +194,7 @@ def claimed(payload: bytes) -> tuple[bytes, int] | None:
     at = payload.find(b"\n") + 1
     if not at or len(payload) - at < _HEAD_BYTES:
         return None
-    key_ends, ends = at + KEY_BYTES, at + _HEAD_BYTES
+    key_ends, ends = at + KEY_SIZE, at + _HEAD_BYTES
     return payload[at:key_ends], int.from_bytes(payload[ends - _COUNTER_BYTES : ends], "big")
 
 

@@ -132,8 +132,8 @@ class Writes:
         but its own entry. It stands just above what it replaces, and below whatever was written since, anywhere. In
         steps of one write each: others may be made between them."""
         for item in self._sealed_by(origin):
-            yield
             self._restate(item)
+            yield
 
     def restating_unvouched(self, origin: str) -> Iterator[None]:
         """The same for what the roster does not vouch for (any more), in steps of one look each."""

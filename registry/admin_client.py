@@ -117,9 +117,9 @@ class AdminClient:
         answer = self._request("GET", path, accept)
         return answer if answer.status in (200, 503) else self._explain(answer)
 
-    def delete(self, path: str) -> Answer:
+    def delete(self, path: str, within_s: float = TIMEOUT_S) -> Answer:
         """200, 404, 409, 422 and 503 come back; everything else raises CannotAsk."""
-        answer = self._request("DELETE", path, "application/json")
+        answer = self._request("DELETE", path, "application/json", within_s=within_s)
         return answer if answer.status in (200, 404, 409, 422, 503) else self._explain(answer)
 
     def send(self, method: str, path: str, body: Mapping[str, Any]) -> Answer:
@@ -153,19 +153,21 @@ class AdminClient:
             raise CannotAsk(f"{self.url} answered {answer.status}: {answer.detail}")
         raise CannotAsk(f"what answers at {self.url} is no node registry (it said {answer.status}); check --url")
 
-    def _request(self, method: str, path: str, accept: str, body: bytes | None = None) -> Answer:
+    def _request(
+        self, method: str, path: str, accept: str, body: bytes | None = None, within_s: float = TIMEOUT_S
+    ) -> Answer:
         headers = {"Accept": accept, "Connection": "close"}
         if body is not None:
             headers["Content-Type"] = "application/json"
         if self._to.key:
             headers["Authorization"] = f"Bearer {self._to.key}"
-        connection = self._connection()
+        connection = self._connection(within_s)
         try:
             connection.request(method, self._split.path + path, body=body, headers=headers)
             answer = connection.getresponse()
             raw = answer.read(MAX_ANSWER_BYTES)
         except (OSError, http.client.HTTPException, ValueError) as error:
-            raise CannotAsk(f"{self.url} cannot be asked: {_why(error, self._to)}") from None
+            raise CannotAsk(f"{self.url} cannot be asked: {_why(error, self._to, within_s)}") from None
         finally:
             connection.close()
         text = raw.decode(errors="replace")
@@ -175,11 +177,11 @@ class AdminClient:
             body = None
         return Answer(answer.status, body, text, raw, dict(answer.getheaders()))
 
-    def _connection(self) -> http.client.HTTPConnection:
+    def _connection(self, within_s: float) -> http.client.HTTPConnection:
         host, port = self._split.hostname or "", self._split.port
         if self._tls is not None:
-            return http.client.HTTPSConnection(host, port, timeout=TIMEOUT_S, context=self._tls)
-        return http.client.HTTPConnection(host, port, timeout=TIMEOUT_S)
+            return http.client.HTTPSConnection(host, port, timeout=within_s, context=self._tls)
+        return http.client.HTTPConnection(host, port, timeout=within_s)
 
 
 def _certificates(to: Target) -> Certificates:
@@ -191,7 +193,7 @@ def _certificates(to: Target) -> Certificates:
         raise CannotAsk(f"--tls-ca, REGISTRY_TLS_CERT or REGISTRY_TLS_KEY cannot be used: {error}") from None
 
 
-def _why(error: Exception, to: Target) -> str:
+def _why(error: Exception, to: Target, within_s: float) -> str:
     """Why there was no answer, and what to do about it."""
     secured = to.url.startswith("https")
     match error:
@@ -203,7 +205,7 @@ def _why(error: Exception, to: Target) -> str:
         case ssl.SSLError():
             return "it does not speak TLS; is it http:// rather than https://?"
         case TimeoutError():
-            return f"no answer within {TIMEOUT_S:g} s; is it overloaded, or a firewall between?"
+            return f"no answer within {within_s:g} s; is it overloaded, or a firewall between?"
         case ConnectionRefusedError():
             return (
                 "connection refused; is it running? `dagi-registry serve` starts it, --url (REGISTRY_URL) names another"

@@ -45,7 +45,7 @@ HELD_BACK_S = 0.1  # at most, what peers say: a round in which everything is wri
 RETRY_S = 0.2
 PAUSE_AFTER_S = 3.0  # without the store: others should not take us for alive when nobody can write here
 MAX_DOUBTFUL = 16  # commits in a row of which nobody knows whether they were made
-TAKEN_OVER_AT_ONCE = 100  # of what a registry that is forgotten had sealed: some milliseconds
+TAKEN_OVER_AT_ONCE = 200  # of what a registry that is forgotten had sealed: some ten milliseconds
 TELL_AGAIN_S = 600.0  # of new links: what was told of nodes' round trips before, they have not heard
 LOUD_FAULTS = 10  # traces of one fault that may come with every tick
 # Somebody is not who it says, or was stopped for what it did: these are in the audit log as well.
@@ -396,11 +396,12 @@ class Writer:
         entry, roster = REGISTRY_PREFIX + registry_id, self.engine.replica.roster
         if entry not in roster:
             return False
-        for number, _ in enumerate(self.engine.taking_over(registry_id), 1):
-            if number % TAKEN_OVER_AT_ONCE == 0:
-                await asyncio.sleep(0)
-        if entry in roster:  # else somebody else has taken it out meanwhile
+        for effects in self.engine.taking_over(registry_id, TAKEN_OVER_AT_ONCE, lambda: self.now):
+            await self._kept(effects)
+        if entry in roster:
             await self._kept(self.engine.forget(registry_id, b"removed by an operator", self.now))
+        else:
+            await self.flushed()  # somebody else has taken it out meanwhile
         return True
 
     async def _kept(self, effects: list[Effect]) -> Position:

@@ -20,7 +20,7 @@ from tests.support.regions import HERE, Worker
 from tests.support.stores import Bench
 
 FACTS = {"auth": "key"}
-KEY, PEERS_KEY = PrivateKey.generate(), PrivateKey.generate()
+KEY, PEERS_KEY = PrivateKey(b"1" * 32), PrivateKey(b"2" * 32)
 
 
 class Kept:

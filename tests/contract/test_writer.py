@@ -3,7 +3,7 @@ acknowledged is kept, what is sent tells only of what is kept. Time is moved by 
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 import pytest
 
-from federation.clock import Now, hlc_of
+from federation.clock import Chain, Dot, Now, hlc_of
 from federation.effects import Effect
 from federation.messages import Push, Watermarks
 from federation.record import REGISTRY_PREFIX
@@ -22,7 +22,7 @@ from registry.node import Intent, Record, Word, node_key
 from registry.ports import Put, StoreUnavailable
 from registry.stored import pack_record, unpack_meta, unpack_record
 from registry.tables import Table
-from registry.writer import COMMIT_PUTS, PAUSE_AFTER_S, TAKEN_OVER_AT_ONCE, Position, Writer
+from registry.writer import COMMIT_PUTS, PAUSE_AFTER_S, Position, Writer
 from tests.support.clock import ManualClock
 from tests.support.records import NOW_MS, record
 from tests.support.regions import (
@@ -731,32 +731,96 @@ async def test_a_registry_is_forgotten_when_an_operator_says_so(rig: Rig) -> Non
     assert rig.writer.pinned(THERE) is None
 
 
-async def test_much_that_a_forgotten_registry_had_sealed_is_taken_over_bit_by_bit(rig: Rig) -> None:
+@pytest.fixture
+def at_once(monkeypatch: pytest.MonkeyPatch) -> int:
+    """How many sealed writes are taken over at once."""
+    monkeypatch.setattr(writer_module, "TAKEN_OVER_AT_ONCE", 10)
+    return 10
+
+
+async def peer_that_sealed(rig: Rig, count: int) -> Peer:
+    """A peer whose so many entries are here; its link is down by now."""
     peer = await rig.peer()
-    count = 5 * TAKEN_OVER_AT_ONCE
     for number in range(count):
         peer.do(peer.engine.put(f"a:{number}", b"x", peer.now))
     await becomes(lambda: rig.writer.engine.replica.get(f"a:{count - 1}") is not None and not rig.writer._busy)
+    rig.writer.disconnected(THERE)
+    return peer
+
+
+def sealed_by(rig: Rig, origin: str) -> int:
+    specs = [held.spec for held in rig.writer.engine.replica.records() if held.key.startswith("a:")]
+    return sum(spec is not None and spec.origin == origin for spec in specs)
+
+
+def ours(records: Iterable[Versioned], chain: Chain, upto: int) -> set[Dot]:
+    """What was written in that chain, up to there."""
+    dots = {item.section.dot for held in records for item in held.items()}
+    return {dot for dot in dots if dot.chain == chain and dot.seq <= upto}
+
+
+async def test_much_that_a_forgotten_registry_had_sealed_is_taken_over_bit_by_bit(rig: Rig, at_once: int) -> None:
+    count = 5 * at_once
+    await peer_that_sealed(rig, count)
     forgetting = asyncio.create_task(rig.writer.forget_registry(THERE))
-    ours: list[int] = []
+    taken = [0]
     while not forgetting.done():
-        records = [rig.writer.engine.replica.get(f"a:{number}") for number in range(count)]
-        ours.append(sum(held.spec.origin == HERE for held in records if held is not None and held.spec is not None))
+        taken.append(sealed_by(rig, HERE))
         await asyncio.sleep(0)
     assert await forgetting
-    assert max(later - before for before, later in pairwise(ours)) <= TAKEN_OVER_AT_ONCE
-    assert ours[-1] == count
+    assert max(later - before for before, later in pairwise(taken)) == at_once
+    assert taken[-1] == count
     await rig.holds_everything()
 
 
-async def test_what_another_forgets_meanwhile_is_forgotten(rig: Rig) -> None:
-    peer = await rig.peer()
-    for number in range(2 * TAKEN_OVER_AT_ONCE):
-        peer.do(peer.engine.put(f"a:{number}", b"x", peer.now))
-    await becomes(lambda: rig.writer.engine.replica.get(f"a:{2 * TAKEN_OVER_AT_ONCE - 1}") is not None)
-    assert await asyncio.gather(rig.writer.forget_registry(THERE), rig.writer.forget_registry(THERE)) == [True, True]
+async def test_what_is_kept_while_a_registry_is_forgotten_tells_of_nothing_that_is_not(
+    rig: Rig, at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Others write meanwhile: a commit's meta must speak of no write whose record was in no commit yet."""
+    await peer_that_sealed(rig, 20 * at_once)
+    chain, commit = rig.writer.engine.replica.chain, rig.store.commit
+    ahead: set[Dot] = set()
+
+    async def looked_at(*args: Any) -> None:
+        await commit(*args)
+        meta = await rig.store.meta()
+        assert meta is not None
+        upto = unpack_meta(meta).vector.get(chain, 0)
+        kept = [unpack_record(key, found.data) for key, found in (await loaded(rig.store)).items()]
+        ahead.update(ours(rig.writer.engine.replica.records(), chain, upto) - ours(kept, chain, upto))
+
+    monkeypatch.setattr(rig.store, "commit", looked_at)
+    forgetting = asyncio.create_task(rig.writer.forget_registry(THERE))
+    for number in range(1_000):
+        if forgetting.done():
+            break
+        await rig.writer.put(f"b:{number}", b"y")
+    assert await forgetting
+    assert not ahead
+    await rig.holds_everything()
+
+
+async def test_what_another_forgets_meanwhile_is_forgotten(rig: Rig, at_once: int) -> None:
+    await peer_that_sealed(rig, 2 * at_once)
+    assert all(await asyncio.gather(rig.writer.forget_registry(THERE), rig.writer.forget_registry(THERE)))
     assert THERE not in rig.writer.roster()
     await rig.holds_everything()
+
+
+@pytest.mark.parametrize("deposed", [False, True])
+async def test_a_registry_is_not_forgotten_where_nothing_can_be_kept(rig: Rig, at_once: int, *, deposed: bool) -> None:
+    """And nothing more is taken over then."""
+    await peer_that_sealed(rig, 30 * at_once)
+    forgetting = [asyncio.create_task(rig.writer.forget_registry(THERE)) for _ in range(2)]
+    await becomes(lambda: sealed_by(rig, HERE) >= at_once)
+    if deposed:
+        rig.writer.deposed.set()
+    else:
+        rig.store.is_down = True
+    for each in forgetting:
+        await rig.refused(each)
+    assert sealed_by(rig, THERE)
+    assert THERE in rig.writer.roster()
 
 
 async def test_causes_that_peers_invent_are_counted_and_take_no_more_room(rig: Rig) -> None:

@@ -8,9 +8,9 @@ from typing import Any
 
 import aiohttp
 from click.testing import Result
-from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from typer.testing import CliRunner
 
+from federation.identity import load_or_create_identity
 from registry import audit_chain
 from registry.audit_chain import START
 from registry.audit_checkpoint import signed
@@ -91,14 +91,14 @@ async def test_two_regions_sign_for_each_other_and_a_rewritten_history_is_found(
 
 def _rewrite(data_dir: Path, leave_out: int) -> None:
     """Another history, whole, with the registry's own key: all that somebody can do who owns its machine."""
-    key = load_pem_private_key((data_dir / "identity.key").read_bytes(), password=None)
+    key = load_or_create_identity(data_dir)
     head, lines = START, []
     for entry in entries(data_dir):
         if entry["seq"] == leave_out:
             entry = {**entry, "target": "somebody-else"}
         detail = entry["detail"]
         if entry["action"] == "checkpoint.signed" and entry["seq"] > leave_out:
-            made = signed(key, "eu", head, detail["signed_at"])  # type: ignore[arg-type]  # it is the kind we make
+            made = signed(key, "eu", head, detail["signed_at"])
             detail = {**detail, "seq": head.seq, "hash": head.hash, "signature": made.signature}
         head, line = audit_chain.link(
             head,

@@ -11,11 +11,7 @@ from registry.audit_checkpoint import Checkpoint, checkpoint_of, signed
 from registry.audit_verify import Verdict, Verifier, sightings_in
 
 AT = "2026-01-02T03:04:05.000Z"
-KEY, OTHER_KEY = PrivateKey.generate(), PrivateKey.generate()
-
-
-def public(key: PrivateKey) -> bytes:
-    return key.public
+KEY, OTHER_KEY = PrivateKey(b"1" * 32), PrivateKey(b"2" * 32)
 
 
 class Log:
@@ -33,7 +29,7 @@ class Log:
 
     def sign(self) -> Checkpoint:
         made = signed(self.key, self.registry_id, self.head, AT)
-        self._checkpoint("checkpoint.signed", made, public(self.key))
+        self._checkpoint("checkpoint.signed", made, self.key.public)
         return made
 
     def witness(self, checkpoint: Checkpoint, identity: bytes) -> None:
@@ -52,7 +48,7 @@ def two_regions(entries: int = 6) -> tuple[Log, Log]:
     for number in range(entries):
         eu.note(target=f"k{number}")
         if number in (2, entries - 1):
-            us.witness(eu.sign(), public(KEY))
+            us.witness(eu.sign(), KEY.public)
     return eu, us
 
 
@@ -63,7 +59,7 @@ def verify(lines: Sequence[bytes], *witnesses: Log, identity: bytes | None = Non
 
 def test_a_log_as_it_was_written_is_sound() -> None:
     eu, us = two_regions()
-    verdict = verify(eu.lines, us, identity=public(KEY))
+    verdict = verify(eu.lines, us, identity=KEY.public)
     assert verdict.problems == []
     assert verdict.notes == []
     assert (verdict.entries, verdict.checkpoints, verdict.witnesses, verdict.head) == (8, 2, 2, eu.head)
@@ -108,7 +104,7 @@ def test_even_the_registrys_own_key_does_not_help_who_rewrites() -> None:
     remade.sign()
     for _ in range(6):
         remade.note()
-    assert "from the start" in verify(remade.lines, us, identity=public(KEY)).problems[0]
+    assert "from the start" in verify(remade.lines, us, identity=KEY.public).problems[0]
     assert eu.head != remade.head
 
 
@@ -121,7 +117,7 @@ def test_a_cut_end_is_found_by_what_others_saw() -> None:
 
 def test_a_trimmed_beginning_is_no_fault_but_is_told() -> None:
     eu, us = two_regions()
-    verdict = verify(eu.lines[4:], us, identity=public(KEY))
+    verdict = verify(eu.lines[4:], us, identity=KEY.public)
     assert verdict.problems == []
     assert "begins at entry 5" in verdict.notes[0]
 
@@ -129,9 +125,9 @@ def test_a_trimmed_beginning_is_no_fault_but_is_told() -> None:
 def test_nobody_can_frame_a_registry_with_heads_that_it_did_not_sign() -> None:
     eu, us = two_regions()
     liar = Log("xx", OTHER_KEY)
-    liar.witness(Checkpoint("eu", Head(3, "f" * 64), AT, "0" * 128), public(KEY))
-    liar.witness(signed(OTHER_KEY, "eu", Head(3, "f" * 64), AT), public(OTHER_KEY))
-    verdict = verify(eu.lines, us, liar, identity=public(KEY))
+    liar.witness(Checkpoint("eu", Head(3, "f" * 64), AT, "0" * 128), KEY.public)
+    liar.witness(signed(OTHER_KEY, "eu", Head(3, "f" * 64), AT), OTHER_KEY.public)
+    verdict = verify(eu.lines, us, liar, identity=KEY.public)
     assert verdict.problems == []
     assert len(verdict.notes) == 2
     assert all("proves nothing" in note for note in verdict.notes)
@@ -142,14 +138,14 @@ def test_a_checkpoint_that_somebody_else_put_in_does_not_hold() -> None:
     log.note()
     forged = signed(OTHER_KEY, "eu", log.head, AT)
     log.note("checkpoint.signed", "eu", seq=1, hash=log.head.hash, signed_at=AT, signature=forged.signature,
-             identity=public(KEY).hex())  # fmt: skip
-    assert "does not hold" in verify(log.lines, identity=public(KEY)).problems[0]
+             identity=KEY.public.hex())  # fmt: skip
+    assert "does not hold" in verify(log.lines, identity=KEY.public).problems[0]
     log = Log()
     log.note()
     made = signed(KEY, "eu", Head(1, "e" * 64), AT)
     log.note("checkpoint.signed", "eu", seq=1, hash="e" * 64, signed_at=AT, signature=made.signature,
-             identity=public(KEY).hex())  # fmt: skip
-    assert "signs another entry 1" in verify(log.lines, identity=public(KEY)).problems[0]
+             identity=KEY.public.hex())  # fmt: skip
+    assert "signs another entry 1" in verify(log.lines, identity=KEY.public).problems[0]
 
 
 def test_a_witness_whose_own_log_is_broken_is_told() -> None:
@@ -170,5 +166,5 @@ def test_what_a_peer_invents_is_no_checkpoint(fields: object) -> None:
 
 
 def test_a_signature_of_no_hex_is_none() -> None:
-    assert not Checkpoint("eu", Head(1, "f" * 64), AT, "z" * 128).is_by(public(KEY))
+    assert not Checkpoint("eu", Head(1, "f" * 64), AT, "z" * 128).is_by(KEY.public)
     assert not signed(KEY, "eu", Head(1, "f" * 64), AT).is_by(b"short")

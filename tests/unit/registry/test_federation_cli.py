@@ -306,7 +306,7 @@ def ssl_error(reason: str) -> ssl.SSLError:
     ],
 )
 def test_why_there_was_no_answer_says_what_to_do(error: Exception, url: str, words: str) -> None:
-    assert words in why(error, Target(url))
+    assert words in why(error, Target(url), 5.0)
 
 
 def test_a_registrys_start_does_not_load_what_only_these_commands_need() -> None:
