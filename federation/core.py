@@ -33,7 +33,7 @@ class Link:
     lead_at_s: float = 0.0
 
     # frames: what is under way to it, and what came from it and is not acknowledged yet
-    next_frame: int = 1
+    last_frame: int = 0
     in_flight: deque[tuple[int, float]] = field(default_factory=deque)
     ack_due: int = 0
     frames_unacked: int = 0
@@ -74,6 +74,7 @@ class Core:
         self.clock = HybridClock(config.clock_tolerance_ms)
         self.links: dict[str, Link] = {}
         self.out: list[Effect] = []
+        self._frames = 0  # that were numbered
 
     # effects
 
@@ -132,10 +133,15 @@ class Core:
 
     def frame(self, link: Link, now: Now) -> int:
         """Number the next data frame, and count it as under way."""
-        number = link.next_frame
-        link.next_frame += 1
-        link.in_flight.append((number, now.mono_s))
-        return number
+        self._frames += 1
+        return self.sent(link, self._frames, now)
+
+    def sent(self, link: Link, frame: int, now: Now) -> int:
+        """Count a frame of that number as under way. On each link the numbers grow: an acknowledgement is of all up to
+        its own."""
+        link.last_frame = frame
+        link.in_flight.append((frame, now.mono_s))
+        return frame
 
     # time
 

@@ -41,11 +41,19 @@ class Streams:
     def flush(self, now: Now) -> None:
         """Send what there is to every link that has room."""
         made: _Made = {}
+        pushes: dict[tuple[int, ...], Push] = {}  # by their segments: one is encoded once, for all links that get it
         for link in self._core.greeted():
             while self._may_push(link):
                 segments = self._collect(link, made)
-                if segments:
-                    self._core.send(link, Push(self._core.frame(link, now), tuple(segments)))
+                if not segments:
+                    continue
+                same = tuple(map(id, segments))
+                push = pushes.get(same)
+                if push is not None and push.frame > link.last_frame:
+                    self._core.sent(link, push.frame, now)
+                else:
+                    push = pushes[same] = Push(self._core.frame(link, now), tuple(segments))
+                self._core.send(link, push)
 
     @property
     def waiting(self) -> bool:

@@ -10,7 +10,6 @@ Equal messages make equal frames (of one zlib), and a frame's message makes that
 import zlib
 from collections.abc import Callable, Sequence
 from itertools import islice
-from operator import is_
 from typing import Any, NamedTuple, TypeVar
 
 from federation.clock import MAX_CHAINS, Vector
@@ -75,6 +74,27 @@ class _Code(NamedTuple):
 
 def encode(message: Message) -> bytes:
     """The message's frame. ValueError: it is beyond the limits, and no peer would take it."""
+    return _last_push.frame(message) if isinstance(message, Push) else _encoded(message)
+
+
+class _LastPush:
+    """The last push and its frame: one goes to every link, and is encoded once."""
+
+    def __init__(self) -> None:
+        self._push: Push | None = None
+        self._frame = b""
+
+    def frame(self, push: Push) -> bytes:
+        """Its frame. ValueError."""
+        if push is not self._push:
+            self._frame, self._push = _encoded(push), push
+        return self._frame
+
+
+_last_push = _LastPush()
+
+
+def _encoded(message: Message) -> bytes:
     number = _NUMBERS[type(message)]
     writer = Writer()
     _CODES[number].put(writer, message)
@@ -158,31 +178,9 @@ def _get_announce(reader: Reader) -> Announce:
     return Announce(*_get_position(reader), _get_origins(reader))
 
 
-class _LastPush:
-    """The segments of the last push, and their bytes: a write goes to every link, and is put into columns once."""
-
-    def __init__(self) -> None:
-        self._segments: tuple[Segment, ...] = ()
-        self._packed = b""
-
-    def pack(self, segments: tuple[Segment, ...]) -> bytes:
-        """What `_put_segments` writes."""
-        if len(segments) != len(self._segments) or not all(map(is_, segments, self._segments)) or not segments:
-            writer = Writer()
-            _put_segments(writer, segments)
-            self._segments, self._packed = segments, bytes(writer.out)
-        return self._packed
-
-
-_last_push = _LastPush()
-
-
 def _put_push(writer: Writer, message: Push) -> None:
+    segments = message.segments
     writer.number(message.frame)
-    writer.out += _last_push.pack(message.segments)
-
-
-def _put_segments(writer: Writer, segments: Sequence[Segment]) -> None:
     writer.number(len(segments), MAX_SEGMENTS)
     for segment in segments:
         chain, after, upto, entries = segment.chain, segment.after, segment.upto, segment.entries

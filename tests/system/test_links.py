@@ -36,7 +36,7 @@ from federation.links import (
     PeerState,
     load_or_create_identity,
 )
-from federation.messages import Ack, Message, Prune
+from federation.messages import PROTOCOL_VERSION, Ack, Message, Prune
 from federation.replica import Replica
 from federation.roster import Advert
 from federation.tls import Certificates, Files
@@ -882,29 +882,31 @@ async def test_a_thousand_half_open_connections_hinder_nobody(build: Build) -> N
 
 # Peers that proved themselves, and are hostile or broken all the same
 
-ZIP_BOMB = bytes((0xDA, 1, 0x80 | 3)) + zlib.compress(b"\0" * 50_000_000, 9)
+ZIP_BOMB = bytes((0xDA, PROTOCOL_VERSION, 0x80 | 3)) + zlib.compress(b"\0" * 50_000_000, 9)
 BAD_FRAMES = {
-    "empty": b"",
-    "garbage": os.urandom(1_000),
-    "another protocol": b"\x00\x01\x04\x01",
-    "another version": bytes((0xDA, 9, 4, 1)),
-    "unknown type": bytes((0xDA, 1, 99, 1)),
-    "cut": encode(Ack(2**40))[:-1],
-    "with more behind": encode(Ack(1)) + b"x",
-    "zip bomb": ZIP_BOMB,
+    "empty": (b"", "0 bytes"),
+    "garbage": (b"\xff" + os.urandom(1_000), "another protocol"),
+    "another protocol": (b"\x00\x01\x04\x01", "another protocol"),
+    "another version": (bytes((0xDA, 9, 4, 1)), "version 9"),
+    "unknown type": (bytes((0xDA, PROTOCOL_VERSION, 99, 1)), "type 99"),
+    "cut": (encode(Ack(2**40))[:-1], "ends within a number"),
+    "with more behind": (encode(Ack(1)) + b"x", "1 bytes follow"),
+    "zip bomb": (ZIP_BOMB, "inflates to over"),
 }
 
 
 @pytest.mark.parametrize("name", BAD_FRAMES)
 async def test_a_bad_frame_ends_the_link(build: Build, client: aiohttp.ClientSession, name: str) -> None:
+    frame, why = BAD_FRAMES[name]
     eu = await build("eu")
     async with linked(client, eu) as ws:
         await ws.send_bytes(encode(Ack(1)))
-        await ws.send_bytes(BAD_FRAMES[name])
+        await ws.send_bytes(frame)
         await ws.send_bytes(encode(Ack(2)))
         assert await closing_reason(ws) == "bad_frame"
     assert eu.member.messages == [("evil", Ack(1))]
     assert eu.member.codes() == ["bad_frame"]
+    assert why in eu.member.alerts[0][1]
     assert eu.member.alerts[0][2] == "evil"
 
 

@@ -1,9 +1,12 @@
 """Fresh writes, pushed: in frames that are acknowledged, to whom they are new, over the shortest way."""
 
+from random import Random
+
 from federation.effects import Effect, Send
 from federation.engine import Engine
 from federation.messages import Ack, Entry, Graft, Hello, Message, Prune, Push, Segment
 from federation.record import Item, SectionKind
+from federation.wire import encode
 from tests.support.fabric import Fabric
 from tests.unit.federation.states import section
 
@@ -46,7 +49,7 @@ def test_a_write_is_pushed_at_once_and_once() -> None:
     assert pushes(engine.tick(fabric.now()), "us") == []
 
 
-def test_links_at_one_place_get_one_segment_that_is_put_together_once() -> None:
+def test_links_at_one_place_get_one_push_that_is_put_together_and_encoded_once() -> None:
     fabric, engine = with_peers("us", "asia", "late")
     engine.disconnected("late", fabric.now())
     register(fabric, engine, "n:a")
@@ -54,7 +57,8 @@ def test_links_at_one_place_get_one_segment_that_is_put_together_once() -> None:
     engine.receive("late", Hello("late", 1, {engine.replica.chain: 1}, {}, 0, (), 0), fabric.now())
     effects = register(fabric, engine, "n:b")
     (us,), (asia,) = pushes(effects, "us"), pushes(effects, "asia")
-    assert us.segments[0] is asia.segments[0]
+    assert us is asia
+    assert encode(us) is encode(asia)
     (late,) = pushes(effects, "late")
     assert late.segments[0].entries == us.segments[0].entries
 
@@ -68,6 +72,25 @@ def test_what_was_written_twice_while_the_link_was_full_goes_once() -> None:
     (segment,) = push.segments
     assert sorted(entry.item.kind for entry in segment.entries) == [SPEC, SectionKind.JUDGEMENT]
     assert segment.upto == engine.replica.next_seq - 1
+
+
+def test_on_each_link_the_numbers_of_frames_grow() -> None:
+    """Whichever links get the same push: an acknowledgement is of all up to its number."""
+    rng = Random(7)
+    peers = ("us", "asia", "africa")
+    fabric, engine = with_peers(*peers, window_frames=2, frame_items=3)
+    sent: dict[str, list[int]] = {peer: [] for peer in peers}
+    for number in range(400):
+        effects = register(fabric, engine, f"n:{number % 20}")
+        for peer in rng.sample(peers, rng.randrange(3)):
+            if sent[peer]:
+                effects += engine.receive(peer, Ack(sent[peer][-1]), fabric.now())
+        for peer in peers:
+            sent[peer] += [push.frame for push in pushes(effects, peer)]
+    for frames in sent.values():
+        assert len(frames) > 100
+        assert frames == sorted(set(frames))
+    assert len(set().union(*sent.values())) < sum(map(len, sent.values())), "none was shared"
 
 
 def test_frames_that_are_never_acknowledged_make_room_after_a_while() -> None:
