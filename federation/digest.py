@@ -35,9 +35,9 @@ def fingerprint(record: Record, key: bytes) -> int:
             parts.append(b"\0-")
         else:
             major, origin, minor, payload, generation, seq, birth, seal = section
-            began = " ".join(map(str, birth)) if birth else ""
-            head = f"\0{major} {origin} {minor} {generation} {seq} {began} {len(payload)} "
-            parts += (head.encode(), payload, seal)
+            began = b"%b %d %d" % (birth[0].encode(), birth[1], birth[2]) if birth else b""
+            head = b"\0%d %b %d %d %d %b %d " % (major, origin.encode(), minor, generation, seq, began, len(payload))
+            parts += (head, payload, seal)
     return int.from_bytes(blake2b(b"".join(parts), digest_size=8, key=key, person=b"dagi-record").digest(), "big")
 
 
