@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -30,21 +30,20 @@ from registry.audit import Audit
 from registry.audit_chain import START
 from registry.audit_log import AuditLog
 from registry.clock import Clock
+from registry.commits import Beat, Commits, Standing
 from registry.directory import Directory, Due
 from registry.latency import MOST_REGISTRIES, believed
 from registry.logs import event
 from registry.node import NODE_PREFIX, Record, Unread, Word, node_key
-from registry.ports import Fenced, Put, Store, StoreChanged, StoreUnavailable
-from registry.stored import pack_meta, pack_record
+from registry.ports import Fenced, Store, StoreUnavailable
+from registry.stored import pack_meta
 
 TICK_S = 0.1
-COMMIT_PUTS = 500  # about ten milliseconds of the store's time
 COMMIT_GAP_S = 0.015  # between two rounds: one costs as much as a dozen records in it, and a push to each peer
 ROUNDS_AT_ONCE = 4  # before there is a gap: who writes now and then never waits
 HELD_BACK_S = 0.1  # at most, what peers say: a round in which everything is written again takes seconds
 RETRY_S = 0.2
 PAUSE_AFTER_S = 3.0  # without the store: others should not take us for alive when nobody can write here
-MAX_DOUBTFUL = 16  # commits in a row of which nobody knows whether they were made
 TAKEN_OVER_AT_ONCE = 200  # of what a registry that is forgotten had sealed: some ten milliseconds
 TELL_AGAIN_S = 600.0  # of new links: what was told of nodes' round trips before, they have not heard
 LOUD_FAULTS = 10  # traces of one fault that may come with every tick
@@ -113,20 +112,20 @@ class Writer:
         log: AuditLog | None = None,
     ) -> None:
         self.engine = engine
-        self._store = store
         self._directory = directory
         self._clock = clock
-        self._token = token
-        self._expected = {version}
-        self._version = version
         self.log = log or AuditLog(Audit(clock), START)
+        self.deposed = asyncio.Event()
+        self._commits = Commits(
+            store, engine.replica, self.log, clock, token, version,
+            read=self._read, store_changed=self._tell_store_changed, overtaken=self.deposed.set,
+        )  # fmt: skip
         self._links: Links | None = None
         self._dirty: dict[str, None] = {}
         self._meta_due = False
-        self._rewriting = False  # the store has not yet got back all that it lost
         self._behind: list[Send] = []
         self._waiting: list[asyncio.Future[None]] = []
-        self._beats_due: list[tuple[str, bytes, int]] = []
+        self._beats_due: list[Beat] = []
         self._flusher: asyncio.Task[None] | None = None
         self._admits = asyncio.Event()  # set: messages are taken as they come
         self._admits.set()
@@ -139,11 +138,10 @@ class Writer:
         self.visible: dict[Chain, int] = dict(engine.replica.vector)
         self.alerts: Counter[str] = Counter()
         self.last_alerts: dict[str, dict[str, Any]] = {}
-        self.deposed = asyncio.Event()
         self.on_roster: Callable[[Mapping[str, Advert]], None] = lambda roster: None
         self.on_recovered: Callable[[], None] = lambda: None
-        self.on_beats: Callable[[list[tuple[str, bytes, int]]], None] | None = None  # for other workers
-        self._beats: list[tuple[str, bytes, int]] = []
+        self.on_beats: Callable[[list[Beat]], None] | None = None  # for other workers
+        self._beats: list[Beat] = []
         self._round_trips = round_trips.News()
         self._told_all_s = clock.monotonic()
         engine.on_measured(self._measured)
@@ -544,40 +542,16 @@ class Writer:
             await asyncio.sleep(wait_s)
         self._paid_s = max(self._paid_s, now_s) + COMMIT_GAP_S
 
-    async def _commit_round(self, keys: list[str], meta_due: bool, beats: list[tuple[str, bytes, int]]) -> None:
+    async def _commit_round(self, keys: list[str], meta_due: bool, beats: list[Beat]) -> None:
         replica = self.engine.replica
         vector = dict(replica.vector) if meta_due else None  # before anything else comes in: `keys` has none of that
-        meta = pack_meta(replica.meta()) if meta_due else None
-        if self._rewriting:
-            await self._rewrite()
-        while self.log.crowded:
-            await self._commit([], None)
-        for start in range(0, max(1, len(keys)), COMMIT_PUTS):
-            chunk = keys[start : start + COMMIT_PUTS]
-            last = start + COMMIT_PUTS >= len(keys)
-            await self._commit(chunk, meta if last else None, beats if last else ())
-            if not last:
-                await asyncio.sleep(0)
+        await self._commits.keep(keys, pack_meta(replica.meta()) if meta_due else None, beats)
         if vector is not None:
             self.visible = vector
             self._settle_watchers()
 
-    async def _commit(self, keys: list[str], meta: bytes | None, beats: Sequence[tuple[str, bytes, int]] = ()) -> None:
-        try:
-            await self._commit_once(keys, meta, beats)
-        except StoreChanged:
-            self._rewriting = True
-            await self._rewrite()
-
-    async def _commit_once(
-        self, keys: list[str], meta: bytes | None, beats: Sequence[tuple[str, bytes, int]] = ()
-    ) -> None:
-        """One commit, shown once it is made. Heartbeats of what it registers go with it in one batch."""
-        lines = self.log.batch()
-        if not keys and meta is None and lines is None:
-            return
-        records = [(key, self.engine.replica.get(key)) for key in keys]
-        puts = [Put(key, pack_record(record) if record is not None else None) for key, record in records]
+    def _read(self, records: Standing) -> Callable[[int], None]:
+        """See commits.py."""
         nodes = [
             (key, record, Unread.of(record) if record is not None else None)
             for key, record in records
@@ -588,27 +562,16 @@ class Writer:
             for key, record in records
             if not key.startswith(NODE_PREFIX)
         ]
-        version = max(self._version + 1, self._clock.wall_ms())
-        commit = asyncio.ensure_future(self._store.commit(self._token, self._expected, version, puts, meta, lines))
-        await asyncio.sleep(0)  # it is queued now, and what follows comes after it
-        heard: list[Awaitable[bool]] = []
-        with contextlib.suppress(StoreUnavailable):  # no room: what becomes of the commit must be known all the same
-            heard += [self._store.beat(*beat) for beat in beats]
-        outcomes = await asyncio.gather(commit, *heard, return_exceptions=True)
-        if isinstance(outcomes[0], StoreUnavailable):
-            self._version = version
-            self._expected.add(version)
-        if isinstance(outcomes[0], BaseException):
-            raise outcomes[0]
-        self._version, self._expected = version, {version}
-        if lines is not None:
-            self.log.keep(lines)
-        self._show(nodes, version)
-        for key, reading in others:
-            if reading is not None:
-                reading.show(version)
-            else:
-                self._directory.tables.drop(key, version)
+
+        def show(version: int) -> None:
+            self._show(nodes, version)
+            for key, reading in others:
+                if reading is not None:
+                    reading.show(version)
+                else:
+                    self._directory.tables.drop(key, version)
+
+        return show
 
     def _show(self, nodes: list[tuple[str, Versioned | None, Unread | None]], version: int) -> None:
         now, now_ms = self._clock.monotonic(), self._clock.wall_ms()
@@ -638,28 +601,8 @@ class Writer:
         else:
             self.unconfirmed.discard(key[len(NODE_PREFIX) :])
 
-    async def _rewrite(self) -> None:
-        """The store is not as we left it. Somebody who wrote for the region after us knows better than we;
-        else it lost what we hold: it gets it back, whole, however often that has to begin anew. The meta tells
-        of nothing that came in meanwhile."""
-        found = await self._store.version()
-        if found > self._version:
-            self.deposed.set()
-            raise Fenced
+    def _tell_store_changed(self) -> None:
         self.alert("store_changed", "the store was emptied, replaced or is an old copy; everything is written again")
-        self._expected = {found}
-        self.log.store_lost()
-        meta = pack_meta(self.engine.replica.meta())
-        keys = [record.key for record in self.engine.replica.records()]
-        superfluous = sorted(await self._store.keys() - set(keys))
-        try:
-            for start in range(0, len(keys) + len(superfluous), COMMIT_PUTS):
-                await self._commit_once([*keys, *superfluous][start : start + COMMIT_PUTS], None)
-                await asyncio.sleep(0)
-            await self._commit_once([], meta)
-            self._rewriting = False
-        except StoreChanged:
-            raise StoreUnavailable("down", "it changed again while everything was written to it") from None
 
     def _failed(self, error: StoreUnavailable | Fenced, waiting: list[asyncio.Future[None]]) -> None:
         now = self._clock.monotonic()
@@ -667,9 +610,7 @@ class Writer:
             self._failing_since_s = now
         why = error if isinstance(error, StoreUnavailable) else StoreUnavailable("down", "the lease was lost")
         self._give_up(waiting, why)
-        if len(self._expected) > MAX_DOUBTFUL:
-            known, *doubtful = sorted(self._expected)  # the least is the last one that is known to have been made
-            self._expected = {known, *doubtful[1 - MAX_DOUBTFUL :]}
+        self._commits.forget_old_doubts()
         if now - self._failing_since_s >= PAUSE_AFTER_S and not self._paused and self._links is not None:
             self._paused = True
             self._behind = []

@@ -16,13 +16,14 @@ from federation.effects import Effect
 from federation.messages import Push, Watermarks
 from federation.record import REGISTRY_PREFIX
 from federation.record import Record as Versioned
+from registry import commits
 from registry import writer as writer_module
 from registry.directory import Directory, Due
 from registry.node import Intent, Record, Word, node_key
 from registry.ports import Put, StoreUnavailable
 from registry.stored import pack_record, unpack_meta, unpack_record
 from registry.tables import Table
-from registry.writer import COMMIT_PUTS, PAUSE_AFTER_S, Position, Writer
+from registry.writer import PAUSE_AFTER_S, Position, Writer
 from tests.support.clock import ManualClock
 from tests.support.records import NOW_MS, record
 from tests.support.regions import (
@@ -259,8 +260,8 @@ async def test_messages_do_not_wait_for_a_store_that_is_away(rig: Rig, monkeypat
 
 
 async def test_many_changes_are_kept_in_commits_of_bounded_size(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(writer_module, "COMMIT_PUTS", 3)
-    assert COMMIT_PUTS > 3
+    assert commits.COMMIT_PUTS > 3
+    monkeypatch.setattr(commits, "COMMIT_PUTS", 3)
     rig.store.goes_on.clear()
     first = asyncio.create_task(rig.register("first"))
     await becomes(lambda: rig.writer._busy)
@@ -301,7 +302,7 @@ async def test_a_long_outage_in_which_nothing_was_lost_costs_no_new_beginning(
 ) -> None:
     monkeypatch.setattr(writer_module, "RETRY_S", 0.001)
     await rig.register("a")
-    rig.store.faults.extend(["lost"] * (3 * writer_module.MAX_DOUBTFUL))
+    rig.store.faults.extend(["lost"] * (3 * commits.MAX_DOUBTFUL))
     await rig.refused(rig.register("b"))
     await becomes(lambda: rig.writer.available)
     assert not rig.writer.alerts["store_changed"]
@@ -420,7 +421,7 @@ async def test_a_store_that_lost_something_gets_everything_back(rig: Rig, how: s
 async def test_what_is_written_again_is_whole_however_often_that_fails(
     rig: Rig, monkeypatch: pytest.MonkeyPatch, at: int, fault: str
 ) -> None:
-    monkeypatch.setattr(writer_module, "COMMIT_PUTS", 2)
+    monkeypatch.setattr(commits, "COMMIT_PUTS", 2)
     for number in range(6):
         await rig.register(f"n{number}")
     await emptied(rig.bench)
@@ -436,7 +437,7 @@ async def test_what_is_written_again_is_whole_however_often_that_fails(
 
 async def test_the_meta_never_tells_of_what_the_store_does_not_have(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whichever commit is the last before a kill, also of a store that is being written again."""
-    monkeypatch.setattr(writer_module, "COMMIT_PUTS", 2)
+    monkeypatch.setattr(commits, "COMMIT_PUTS", 2)
     for number in range(5):
         await rig.register(f"n{number}")
     await emptied(rig.bench)
