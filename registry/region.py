@@ -140,7 +140,7 @@ class Region:
         patience_s = BOOTSTRAP_S if self._linked else BOOTSTRAP_ALONE_S
         if writer.engine.caught_up and self._caught_up_to is None:
             self._caught_up_to = dict(writer.engine.replica.vector)
-        shown = self._caught_up_to is not None and reaches(writer.visible, self._caught_up_to)
+        shown = self._caught_up_to is not None and reaches(writer.visible.vector, self._caught_up_to)
         self._bootstrapped = self.links is None or not others or shown or waited_s >= patience_s
         return self._bootstrapped
 

@@ -13,9 +13,10 @@ from registry.holds import HOLDS_PREFIX, Bucket, Hold, Holds, Standing, bucket_o
 from registry.keys import Principal
 from registry.model import ReservationRequest
 from registry.node import iso
+from registry.positions import Position
 from registry.service import Registry, Role
 from registry.tables import Table
-from registry.writer import Position, Writer
+from registry.writer import Writer
 
 _SAME_MS = 1_000
 Sight = Callable[[Entry], None]

@@ -39,7 +39,8 @@ from registry.node import (
     token_text,
 )
 from registry.ports import Store, StoreUnavailable
-from registry.writer import Position, Writer
+from registry.positions import Position
+from registry.writer import Writer
 
 SEEN_WITHIN_S = 2.0  # how long a read waits for the write that it asks for
 _RTTS, _RTTS_JSON = "registry_rtt_ms", b'"registry_rtt_ms":{'
@@ -114,7 +115,7 @@ class Registry:
             raise ApiError("invalid", "min_version: send it as an answer to a write gave it.") from None
         try:
             async with asyncio.timeout(SEEN_WITHIN_S):
-                await self.writer.seen(position)
+                await self.writer.visible.reached(position)
         except TimeoutError:
             raise ApiError(
                 "not_yet_visible",

@@ -10,12 +10,11 @@ import contextlib
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import orjson
 
-from federation.clock import Chain, Now
+from federation.clock import Now
 from federation.effects import Alert, Close, Effect, Send, StoreMeta
 from federation.effects import Store as Keep
 from federation.engine import Engine
@@ -36,6 +35,7 @@ from registry.latency import MOST_REGISTRIES, believed
 from registry.logs import event
 from registry.node import NODE_PREFIX, Record, Unread, Word, node_key
 from registry.ports import Fenced, Store, StoreUnavailable
+from registry.positions import Position, Visible
 from registry.stored import pack_meta
 
 TICK_S = 0.1
@@ -58,6 +58,10 @@ def _deposed() -> StoreUnavailable:
     return StoreUnavailable("down", "another worker writes for this region now")
 
 
+def _ended() -> StoreUnavailable:
+    return StoreUnavailable("down", "this worker no longer writes")
+
+
 class Links(Protocol):
     """What the writer asks of the links (federation/links.py)."""
 
@@ -75,26 +79,6 @@ class Links(Protocol):
 
     def resume(self) -> None:
         """Make links again."""
-
-
-@dataclass(frozen=True, slots=True)
-class Position:
-    """A place in one of a registry's chains: everything up to a write. What callers carry as a version."""
-
-    chain: Chain
-    seq: int
-
-    def __str__(self) -> str:
-        origin, generation = self.chain
-        return f"{origin}:{generation}:{self.seq}"
-
-    @classmethod
-    def parse(cls, text: str) -> "Position":
-        """Read what `str` wrote. ValueError."""
-        origin, generation, seq = text.rsplit(":", 2)
-        if not (origin and 0 < int(generation) < 2**63 and 0 <= int(seq) < 2**63):
-            raise ValueError("no position")
-        return cls((origin, int(generation)), int(seq))
 
 
 class Writer:
@@ -133,9 +117,8 @@ class Writer:
         self._failing_since_s: float | None = None
         self._paused = False
         self._loud: dict[tuple[str, str | None], float] = {}
-        self._watchers: list[tuple[Position, asyncio.Future[None]]] = []
         self.unconfirmed: set[str] = set()  # nodes of ours whose word is of a start that our store has lost
-        self.visible: dict[Chain, int] = dict(engine.replica.vector)
+        self.visible = Visible(dict(engine.replica.vector))
         self.alerts: Counter[str] = Counter()
         self.last_alerts: dict[str, dict[str, Any]] = {}
         self.on_roster: Callable[[Mapping[str, Advert]], None] = lambda roster: None
@@ -256,19 +239,6 @@ class Writer:
     def available(self) -> bool:
         """Whether writes can be taken."""
         return self._failing_since_s is None and not self.deposed.is_set()
-
-    async def seen(self, position: Position) -> None:
-        """Return when everything up to that position is visible here."""
-        if self.visible.get(position.chain, 0) >= position.seq:
-            return
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        watcher = (position, done)
-        self._watchers.append(watcher)
-        try:
-            await done
-        finally:
-            if watcher in self._watchers:  # nobody waits for it any more
-                self._watchers.remove(watcher)
 
     # writing
 
@@ -547,8 +517,7 @@ class Writer:
         vector = dict(replica.vector) if meta_due else None  # before anything else comes in: `keys` has none of that
         await self._commits.keep(keys, pack_meta(replica.meta()) if meta_due else None, beats)
         if vector is not None:
-            self.visible = vector
-            self._settle_watchers()
+            self.visible.advance(vector)
 
     def _read(self, records: Standing) -> Callable[[int], None]:
         """See commits.py."""
@@ -620,7 +589,7 @@ class Writer:
         """Tell who waits that nothing is known to be kept."""
         for done in (*waiting, *self._waiting):
             if not done.done():
-                done.set_exception(why or StoreUnavailable("down", "this worker no longer writes"))
+                done.set_exception(why or _ended())
         self._waiting = []
 
     def _succeeded(self) -> None:
@@ -637,17 +606,6 @@ class Writer:
         self._meta_due = True
         self._wake()
         await self.flushed()
-
-    def _settle_watchers(self) -> None:
-        left = []
-        for position, done in self._watchers:
-            if done.done():
-                continue
-            if self.visible.get(position.chain, 0) >= position.seq:
-                done.set_result(None)
-            else:
-                left.append((position, done))
-        self._watchers = left
 
     # what others say
 
@@ -720,4 +678,5 @@ class Writer:
                 await self._flusher
         self.log.give_up()
         self.deposed.set()  # whoever still holds this writer begins nothing any more
-        self._give_up([done for _, done in self._watchers])
+        self._give_up([])
+        self.visible.end(_ended())

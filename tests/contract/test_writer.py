@@ -21,9 +21,10 @@ from registry import writer as writer_module
 from registry.directory import Directory, Due
 from registry.node import Intent, Record, Word, node_key
 from registry.ports import Put, StoreUnavailable
+from registry.positions import Position
 from registry.stored import pack_record, unpack_meta, unpack_record
 from registry.tables import Table
-from registry.writer import PAUSE_AFTER_S, Position, Writer
+from registry.writer import PAUSE_AFTER_S, Writer
 from tests.support.clock import ManualClock
 from tests.support.records import NOW_MS, record
 from tests.support.regions import (
@@ -357,8 +358,8 @@ async def test_a_store_that_is_away_for_long_ends_the_links_until_it_is_back(rig
 async def test_nobody_waits_for_a_writer_that_has_ended(rig: Rig) -> None:
     rig.store.goes_on.clear()
     writing = asyncio.create_task(rig.register("a"))
-    reading = asyncio.create_task(rig.writer.seen(Position((HERE, 2**62), 1)))
-    await becomes(lambda: rig.writer._busy and rig.writer._watchers)
+    reading = asyncio.create_task(rig.writer.visible.reached(Position((HERE, 2**62), 1)))
+    await becomes(lambda: rig.writer._busy and rig.writer.visible.waiting)
     await rig.writer.stop()
     for task in (writing, reading):
         await rig.refused(task)
@@ -520,7 +521,7 @@ async def test_a_start_has_a_new_generation_and_everything_of_the_ones_before(ri
     assert {key: state for key, state in after.items() if key != roster} == {
         key: state for key, state in before.items() if key != roster
     }
-    assert again.visible == again.engine.replica.vector
+    assert again.visible.vector == again.engine.replica.vector
     assert again.engine.replica.get("n:removed") is not None  # its tombstone
     await again.register(record("more"), 0, None, (b"{}", 0))
     await again.stop()
@@ -531,12 +532,12 @@ async def test_a_start_has_a_new_generation_and_everything_of_the_ones_before(ri
 
 async def test_a_version_is_visible_once_it_is_kept(rig: Rig) -> None:
     await rig.register("a")
-    await asyncio.wait_for(rig.writer.seen(rig.writer.position), 1)
+    await asyncio.wait_for(rig.writer.visible.reached(rig.writer.position), 1)
     rig.store.goes_on.clear()
     writing = asyncio.create_task(rig.register("b"))
     await becomes(lambda: rig.writer.node("b") is not None)
-    reading = asyncio.create_task(rig.writer.seen(rig.writer.position))
-    await becomes(lambda: rig.writer._watchers)
+    reading = asyncio.create_task(rig.writer.visible.reached(rig.writer.position))
+    await becomes(lambda: rig.writer.visible.waiting)
     assert not reading.done()
     rig.store.goes_on.set()
     await reading
@@ -554,7 +555,7 @@ async def test_a_write_tells_its_own_place_and_not_of_what_others_wrote_while_it
     await becomes(lambda: rig.writer.engine.replica.get("k:second") is not None)
     rig.store.goes_on.set()
     position = await first
-    assert rig.writer.visible[position.chain] == position.seq  # whoever reads by it does not wait
+    assert rig.writer.visible.vector[position.chain] == position.seq  # whoever reads by it does not wait
     assert (await second).seq == position.seq + 1 == rig.writer.position.seq
 
 
@@ -601,8 +602,8 @@ async def test_a_version_of_another_registry_is_visible_when_it_has_arrived(rig:
         "n:b", record("b").encode_spec(), peer.now, incarnation=0, judgement=Word().encode()
     )
     replica = peer.engine.replica
-    reading = asyncio.create_task(rig.writer.seen(Position(replica.chain, replica.vector[replica.chain])))
-    await becomes(lambda: rig.writer._watchers)
+    reading = asyncio.create_task(rig.writer.visible.reached(Position(replica.chain, replica.vector[replica.chain])))
+    await becomes(lambda: rig.writer.visible.waiting)
     peer.do(effects)
     await asyncio.wait_for(reading, 5)
     entry = rig.directory.get("b")
@@ -635,8 +636,8 @@ async def test_whoever_stops_waiting_leaves_nothing_behind(rig: Rig) -> None:
     for _ in range(3):
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0):
-                await rig.writer.seen(Position((THERE, 1), 1))
-    assert rig.writer._watchers == []
+                await rig.writer.visible.reached(Position((THERE, 1), 1))
+    assert rig.writer.visible.waiting == []
 
 
 # what peers bring

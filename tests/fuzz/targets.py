@@ -42,8 +42,8 @@ from registry.model import (
 )
 from registry.names import parse_model
 from registry.node import Origin, Record, registered
+from registry.positions import Position
 from registry.stored import unpack_meta, unpack_record
-from registry.writer import Position
 
 SECRET = b"s" * 32
 NOW_MS = 1_700_000_000_000
