@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from federation.clock import Dot
+from federation.clock import Dot, Vector
 from federation.record import Record, Section, SectionKind, section_of
 
 State = tuple[Any, ...]
@@ -53,6 +53,12 @@ def has(state: State | None, write: Write) -> bool:
         return bool((state[1], state[2]) > (write.life, write.incarnation))
     held = state[_SECTIONS_AT + write.kind]
     return held is not None and bool(held >= write.section)
+
+
+def knows(state: State | None, floor: Vector, write: Write) -> bool:
+    """Whether somebody of that state and floor has the write, or what replaced it, or has collected it: a deletion."""
+    is_collected = state is None and write.kind == SectionKind.END
+    return has(state, write) or (is_collected and floor.get(write.section.dot.chain, 0) >= write.section.seq)
 
 
 class Ledger:

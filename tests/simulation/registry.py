@@ -96,7 +96,7 @@ class SimulatedRegistry:
         """The process is killed, and its store is left as `kind` says."""
         world = self.world
         self.world.note("crash", self.id, kind)
-        before = {record.key: record.state() for record in self.held()}
+        before, floor = {record.key: record.state() for record in self.held()}, dict(self.live.replica.floor)
         if world.rng.random() < 0.3:  # killed in the middle of a commit
             for key in list(self._pending)[: world.rng.randint(0, len(self._pending))]:
                 self.store.put(key, before.get(key))
@@ -105,7 +105,7 @@ class SimulatedRegistry:
         self._flushing, self._last_beat_s = False, {}
         world.network.died(self.id)
         self._damage(kind)
-        world.store_lost(self, before)
+        world.store_lost(self, before, floor)
 
     def _damage(self, kind: str) -> None:
         rng, store = self.world.rng, self.store

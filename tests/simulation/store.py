@@ -4,6 +4,8 @@ import pickle
 from dataclasses import dataclass, field
 from typing import Any
 
+from federation.clock import Vector
+
 State = tuple[Any, ...]
 _UNDO_LIMIT = 400
 _META = ""
@@ -40,6 +42,12 @@ class DurableStore:
     def load_meta(self) -> Any:
         """What was kept last, a value of its own."""
         return None if self.meta is None else pickle.loads(self.meta)
+
+    @property
+    def floor(self) -> Vector:
+        """The floor that was kept last."""
+        meta = self.load_meta()
+        return {} if meta is None else meta.floor
 
     def lose_tail(self, count: int) -> None:
         """The latest writes never reached the disk."""

@@ -12,13 +12,14 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from federation.clock import Vector
 from federation.config import Config
 from federation.ed25519 import PrivateKey
 from tests.simulation import checks
 from tests.simulation.actors import Machine, Operators
 from tests.simulation.clocks import Clocks
 from tests.simulation.faults import Faults
-from tests.simulation.ledger import Ledger, Violation, has
+from tests.simulation.ledger import Ledger, Violation, knows
 from tests.simulation.network import TOPOLOGIES, Network
 from tests.simulation.registry import SimulatedRegistry
 from tests.simulation.scenario import Scenario, draw
@@ -152,24 +153,26 @@ class World:
             for other in list(self.registries):
                 self.network.link(registry_id, other)
 
-    def store_lost(self, registry: SimulatedRegistry, before: dict[str, State], *, evicted: bool = False) -> None:
-        """A process died: what only it had, and its store has not, is lost with reason. Of one that was
-        evicted, the store does not count any more."""
+    def store_lost(
+        self, registry: SimulatedRegistry, before: dict[str, State], floor: Vector, *, evicted: bool = False
+    ) -> None:
+        """A process died: what only it had, or had collected, and its store has not, is lost with reason. Of one that
+        was evicted, the store does not count any more."""
         replicas = [r.live.replica for r in self.registries.values() if r.up]
         stores = [
-            r.store.records
+            (r.store.records, r.store.floor)
             for r in self.registries.values()
             if not r.up and not r.left and not (r is registry and evicted)
         ]
         for write in self.ledger.writes:
             state = before.get(write.key)
             forgot_a_collection = state is None and write.key in registry.store.records
-            if write.lost_s is not None or not (forgot_a_collection or has(state, write)):
+            if write.lost_s is not None or not (forgot_a_collection or knows(state, floor, write)):
                 continue
-            if any(has(store.get(write.key), write) for store in stores):
+            if any(knows(kept.get(write.key), kept_floor, write) for kept, kept_floor in stores):
                 continue
-            held = (replica.get(write.key) for replica in replicas)
-            if not any(record is not None and has(record.state(), write) for record in held):
+            held = ((replica.get(write.key), replica.floor) for replica in replicas)
+            if not any(knows(record.state() if record else None, its_floor, write) for record, its_floor in held):
                 write.lost_s = self.now
                 self.note("lost with its store", registry.id, write.serial, write.key)
 
@@ -217,7 +220,7 @@ class World:
         for registry in self.registries.values():
             down_s = self.now - registry.down_since_s if registry.down_since_s is not None else 0.0
             if down_s > self.scenario.eviction_s - 2 * OBSERVE_S:
-                self.store_lost(registry, registry.store.records, evicted=True)
+                self.store_lost(registry, registry.store.records, registry.store.floor, evicted=True)
         self.after(OBSERVE_S, self._observe)
 
     def _sample(self) -> None:
