@@ -61,7 +61,7 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class Push:
-    """Fresh writes. `frame` numbers the data frames of a link, for Ack."""
+    """Fresh writes. `frame`: its number, for Ack: on each link it grows."""
 
     frame: int
     segments: tuple[Segment, ...]

@@ -41,7 +41,7 @@ class Streams:
     def flush(self, now: Now) -> None:
         """Send what there is to every link that has room."""
         made: _Made = {}
-        pushes: dict[tuple[int, ...], Push] = {}  # by their segments: one is encoded once, for all links that get it
+        pushes: dict[tuple[int, ...], Push] = {}  # by their segments: links that get the same get one
         for link in self._core.greeted():
             while self._may_push(link):
                 segments = self._collect(link, made)

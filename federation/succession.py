@@ -1,7 +1,7 @@
 """What becomes of what a registry has sealed once the roster does not know it by that identity any more.
 
 Nobody can tell such a write from one that was made up, so whoever comes later takes none. Who took the registry out
-has said again, as its own, what it had (`Engine.forget`). What only others had, they say: not at once, as a registry
+has said again, as its own, what it had (`Engine.taking_over`). What only others had, they say: not at once, as one
 that is alive comes back with the identity that it had, and each at a moment of its own, so that mostly one says it.
 """
 

@@ -78,7 +78,7 @@ def encode(message: Message) -> bytes:
 
 
 class _LastPush:
-    """The last push and its frame: one goes to every link, and is encoded once."""
+    """The last push and its frame: mostly one goes to every link, and is encoded once."""
 
     def __init__(self) -> None:
         self._push: Push | None = None

@@ -161,13 +161,16 @@ class AdminClient:
             headers["Content-Type"] = "application/json"
         if self._to.key:
             headers["Authorization"] = f"Bearer {self._to.key}"
-        connection = self._connection(within_s)
+        connection, waits_s = self._connection(), TIMEOUT_S
         try:
+            connection.connect()
+            waits_s = within_s
+            connection.sock.settimeout(waits_s)
             connection.request(method, self._split.path + path, body=body, headers=headers)
             answer = connection.getresponse()
             raw = answer.read(MAX_ANSWER_BYTES)
         except (OSError, http.client.HTTPException, ValueError) as error:
-            raise CannotAsk(f"{self.url} cannot be asked: {_why(error, self._to, within_s)}") from None
+            raise CannotAsk(f"{self.url} cannot be asked: {_why(error, self._to, waits_s)}") from None
         finally:
             connection.close()
         text = raw.decode(errors="replace")
@@ -177,11 +180,11 @@ class AdminClient:
             body = None
         return Answer(answer.status, body, text, raw, dict(answer.getheaders()))
 
-    def _connection(self, within_s: float) -> http.client.HTTPConnection:
+    def _connection(self) -> http.client.HTTPConnection:
         host, port = self._split.hostname or "", self._split.port
         if self._tls is not None:
-            return http.client.HTTPSConnection(host, port, timeout=within_s, context=self._tls)
-        return http.client.HTTPConnection(host, port, timeout=within_s)
+            return http.client.HTTPSConnection(host, port, timeout=TIMEOUT_S, context=self._tls)
+        return http.client.HTTPConnection(host, port, timeout=TIMEOUT_S)
 
 
 def _certificates(to: Target) -> Certificates:
@@ -193,7 +196,7 @@ def _certificates(to: Target) -> Certificates:
         raise CannotAsk(f"--tls-ca, REGISTRY_TLS_CERT or REGISTRY_TLS_KEY cannot be used: {error}") from None
 
 
-def _why(error: Exception, to: Target, within_s: float) -> str:
+def _why(error: Exception, to: Target, waits_s: float) -> str:
     """Why there was no answer, and what to do about it."""
     secured = to.url.startswith("https")
     match error:
@@ -205,7 +208,7 @@ def _why(error: Exception, to: Target, within_s: float) -> str:
         case ssl.SSLError():
             return "it does not speak TLS; is it http:// rather than https://?"
         case TimeoutError():
-            return f"no answer within {within_s:g} s; is it overloaded, or a firewall between?"
+            return f"no answer within {waits_s:g} s; is it overloaded, or a firewall between?"
         case ConnectionRefusedError():
             return (
                 "connection refused; is it running? `dagi-registry serve` starts it, --url (REGISTRY_URL) names another"

@@ -19,8 +19,8 @@ COMMIT_PUTS = 500  # about ten milliseconds of the store's time
 MAX_DOUBTFUL = 16  # commits in a row of which nobody knows whether they were made
 
 Beat = tuple[str, bytes, int]
-"""A heartbeat to keep beside what it registers: key, measurements, wall-clock milliseconds."""
-Standing = Sequence[tuple[str, Record | None]]
+"""A node that was heard: its key, what it measured, wall-clock milliseconds."""
+Records = Sequence[tuple[str, Record | None]]
 """Records as they stand, by key; None: there is none any more."""
 
 
@@ -37,7 +37,7 @@ class Commits:
         token: str,
         version: int,
         *,
-        read: Callable[[Standing], Callable[[int], None]],
+        read: Callable[[Records], Callable[[int], None]],
         store_changed: Callable[[], None],
         overtaken: Callable[[], None],
     ) -> None:

@@ -92,6 +92,8 @@ def _forget(ask: "AdminClient", registry_id: str) -> int:
     answer = ask.delete(f"{FEDERATION}/members/{quote(registry_id, safe='')}", FORGET_WITHIN_S)
     if answer.status == 404:
         return complain([f"nothing was forgotten: {registry_id} is not in the roster; `members` shows who is"])
+    if answer.status == 503:
+        return complain([f"whether it was forgotten is not known; `members` shows who is left: {answer.detail}"])
     if answer.status != 200:
         return complain([f"nothing was forgotten: {answer.detail}"])
     told = (

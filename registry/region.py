@@ -26,6 +26,7 @@ from registry.audit import Audit
 from registry.audit_chain import START, BrokenLine, Head, read
 from registry.audit_log import AuditLog
 from registry.clock import Clock
+from registry.commits import Beat
 from registry.directory import Directory
 from registry.errors import ApiError
 from registry.follower import Follower
@@ -95,7 +96,7 @@ class Region:
         self._linked = False
         self._bootstrapped = False
         self._caught_up_to: Vector | None = None  # what peers had given us when they had given us everything
-        self._beats_to_publish: list[tuple[str, bytes, int]] = []
+        self._beats_to_publish: list[Beat] = []
         self._sweep_every_s = min(1.0, windows.degraded_after_s / 20)
         self.writer: Writer | None = None
         self.links: Links | None = None

@@ -29,7 +29,7 @@ from registry.audit import Audit
 from registry.audit_chain import START
 from registry.audit_log import AuditLog
 from registry.clock import Clock
-from registry.commits import Beat, Commits, Standing
+from registry.commits import Beat, Commits, Records
 from registry.directory import Directory, Due
 from registry.latency import MOST_REGISTRIES, believed
 from registry.logs import event
@@ -45,6 +45,7 @@ HELD_BACK_S = 0.1  # at most, what peers say: a round in which everything is wri
 RETRY_S = 0.2
 PAUSE_AFTER_S = 3.0  # without the store: others should not take us for alive when nobody can write here
 TAKEN_OVER_AT_ONCE = 200  # of what a registry that is forgotten had sealed: some ten milliseconds
+TAKEN_OVER_PASSES = 5  # it may go on writing, and some of it nothing can stand above
 TELL_AGAIN_S = 600.0  # of new links: what was told of nodes' round trips before, they have not heard
 LOUD_FAULTS = 10  # traces of one fault that may come with every tick
 # Somebody is not who it says, or was stopped for what it did: these are in the audit log as well.
@@ -358,19 +359,32 @@ class Writer:
         self.check()
         await self._kept(self.engine.revoke(key, reason.encode(), self.now))
 
-    async def forget_registry(self, registry_id: str) -> bool:
-        """Take a registry out of the roster: its pinned identity with it. False: it is not there."""
+    async def forget_registry(self, registry_id: str, note: Callable[[], object] = lambda: None) -> bool:
+        """Take a registry out of the roster: its pinned identity with it. What it had sealed is ours from then on, and
+        kept before, bit by bit. `note`: right before its entry is removed. False: it is not there."""
         self.check()
         entry, roster = REGISTRY_PREFIX + registry_id, self.engine.replica.roster
         if entry not in roster:
             return False
-        for effects in self.engine.taking_over(registry_id, TAKEN_OVER_AT_ONCE, lambda: self.now):
-            await self._kept(effects)
-        if entry in roster:
+        life = roster[entry].life
+        for _ in range(TAKEN_OVER_PASSES):
+            if await self._take_over(registry_id) <= 1:
+                break  # so what it may have written meanwhile is little
+        if (held := roster.get(entry)) is not None and held.life == life:
+            note()
             await self._kept(self.engine.forget(registry_id, b"removed by an operator", self.now))
-        else:
-            await self.flushed()  # somebody else has taken it out meanwhile
+        else:  # somebody else has taken it out meanwhile; if it is back, it is another entry
+            await self.flushed()
         return True
+
+    async def _take_over(self, registry_id: str) -> int:
+        """What it has sealed is ours; in how many steps."""
+        steps = self.engine.taking_over(registry_id, TAKEN_OVER_AT_ONCE, lambda: self.now)
+        count = 0
+        while (effects := next(steps, None)) is not None:
+            await self._kept(effects)
+            count += 1
+        return count
 
     async def _kept(self, effects: list[Effect]) -> Position:
         """Perform them; once they are kept, where our writes had come to with them. What others have written since is
@@ -519,7 +533,7 @@ class Writer:
         if vector is not None:
             self.visible.advance(vector)
 
-    def _read(self, records: Standing) -> Callable[[int], None]:
+    def _read(self, records: Records) -> Callable[[int], None]:
         """See commits.py."""
         nodes = [
             (key, record, Unread.of(record) if record is not None else None)

@@ -5,7 +5,6 @@ from typing import Any
 
 from aiohttp import web
 
-from federation.record import REGISTRY_PREFIX
 from registry.clock import Clock
 from registry.errors import ApiError
 from registry.http.caller import Callers
@@ -57,14 +56,13 @@ class FederationHandlers:
         with it the identity that is pinned for it."""
         who = self._callers.require_operator(request)
         no_query(request)
-        if self._region.writer is None:
+        writer, audit = self._region.writer, self._region.audit
+        if writer is None:
             raise NotWriter
         registry_id = request.match_info["registry_id"]
-        if registry_id == self._region.writer.engine.config.registry_id:
+        if registry_id == writer.engine.config.registry_id:
             raise ApiError("forbidden", f"{registry_id} is this registry itself; ask another one to forget it.")
-        if REGISTRY_PREFIX + registry_id in self._region.writer.engine.replica.roster:
-            self._region.audit.note("registry.forgotten", who, registry_id)
-        if not await self._region.writer.forget_registry(registry_id):
+        if not await writer.forget_registry(registry_id, lambda: audit.note("registry.forgotten", who, registry_id)):
             raise ApiError("no_such_registry", "No registry of that id is in the federation's roster.")
         return answer_json({"success": True, "registry_id": registry_id, "message": "removed from the roster"})
 

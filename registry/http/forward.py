@@ -14,6 +14,8 @@ from registry.http.wire import read_body
 from registry.ports import StoreUnavailable
 
 TIMEOUT_S = 10.0
+FORGET_TIMEOUT_S = 60.0  # what a registry had signed that is forgotten is signed anew: it may be much
+_FORGET = "/api/v1/federation/members/"
 PATIENCE_S = 3.0  # a writer that died is replaced within this
 _TRY_AGAIN_S = 0.05
 _MAX_MESSAGE = MAX_FRAME_SIZE + 1  # aiohttp refuses what reaches it
@@ -63,8 +65,11 @@ class Forwarder:
 
     async def _ask(self, request: web.Request, content: bytes, headers: dict[str, str]) -> web.Response:
         session = await self._to_writer()
+        limit = aiohttp.ClientTimeout(FORGET_TIMEOUT_S if request.path.startswith(_FORGET) else TIMEOUT_S)
         try:
-            async with session.request(request.method, request.rel_url, data=content, headers=headers) as answer:
+            async with session.request(
+                request.method, request.rel_url, data=content, headers=headers, timeout=limit
+            ) as answer:
                 body = await answer.read()
         except aiohttp.ClientConnectorError:
             raise

@@ -3,7 +3,7 @@ acknowledged is kept, what is sent tells only of what is kept. Time is moved by 
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
@@ -750,6 +750,15 @@ async def peer_that_sealed(rig: Rig, count: int) -> Peer:
     return peer
 
 
+async def soon(condition: Callable[[], bool]) -> None:
+    """Return at the first turn of the loop at which it is so."""
+    for _ in range(10_000):
+        if condition():
+            return
+        await asyncio.sleep(0)
+    raise AssertionError("it did not come true")
+
+
 def sealed_by(rig: Rig, origin: str) -> int:
     specs = [held.spec for held in rig.writer.engine.replica.records() if held.key.startswith("a:")]
     return sum(spec is not None and spec.origin == origin for spec in specs)
@@ -802,11 +811,35 @@ async def test_what_is_kept_while_a_registry_is_forgotten_tells_of_nothing_that_
     await rig.holds_everything()
 
 
-async def test_what_another_forgets_meanwhile_is_forgotten(rig: Rig, at_once: int) -> None:
+async def test_what_another_forgets_meanwhile_is_forgotten_once_that_is_kept(rig: Rig, at_once: int) -> None:
     await peer_that_sealed(rig, 2 * at_once)
-    assert all(await asyncio.gather(rig.writer.forget_registry(THERE), rig.writer.forget_registry(THERE)))
+    notes: list[str] = []
+    forgetting = [asyncio.create_task(rig.writer.forget_registry(THERE, lambda: notes.append(THERE))) for _ in range(2)]
+    await soon(lambda: bool(notes))
+    rig.store.goes_on.clear()
+    for _ in range(50):
+        await asyncio.sleep(0)
+    assert not any(each.done() for each in forgetting)
+    rig.store.goes_on.set()
+    assert all(await asyncio.gather(*forgetting))
+    assert notes == [THERE]
     assert THERE not in rig.writer.roster()
     await rig.holds_everything()
+
+
+async def test_who_came_back_while_it_was_being_forgotten_stays(rig: Rig, at_once: int) -> None:
+    await peer_that_sealed(rig, 3 * at_once)
+    engine, key, notes = rig.writer.engine, f"{REGISTRY_PREFIX}{THERE}", list[str]()
+    entry = engine.replica.roster[key].spec
+    assert entry is not None
+    forgetting = asyncio.create_task(rig.writer.forget_registry(THERE, lambda: notes.append(THERE)))
+    await soon(lambda: sealed_by(rig, HERE) >= at_once)
+    rig.writer.perform(engine.forget(THERE, b"", rig.writer.now))
+    assert THERE not in rig.writer.roster()
+    rig.writer.perform(engine.put(key, entry.payload, rig.writer.now))
+    assert await forgetting
+    assert THERE in rig.writer.roster()
+    assert notes == []
 
 
 @pytest.mark.parametrize("deposed", [False, True])

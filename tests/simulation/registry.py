@@ -26,6 +26,7 @@ ONLINE, OFFLINE = b"online", b"offline"
 TICK_S = 0.1
 SWEEP_S = 1.0
 READ_S = 1.0  # until an operator has read an alert
+TAKEN_OVER_AT_ONCE, TAKE_OVER_GAP_S = 2, 0.02
 
 Reply = Callable[..., None]
 
@@ -284,9 +285,25 @@ class SimulatedRegistry:
 
     def forget(self, registry_id: str) -> None:
         """An operator takes another registry out of the roster."""
-        if f"r:{registry_id}" in self.live.replica.roster:
+        entry = self.live.replica.roster.get(f"r:{registry_id}")
+        if entry is not None:
             self.world.note("forget", self.id, registry_id)
-            self._local("forget", f"r:{registry_id}", self.live.forget(registry_id, b"", self.now))
+            batches = self.live.taking_over(registry_id, TAKEN_OVER_AT_ONCE, lambda: self.now)
+            self._take_over(registry_id, entry.life, batches, self._life)
+
+    def _take_over(self, registry_id: str, entry_life: int, batches: Iterator[list[Effect]], life: int) -> None:
+        """As the writer does it: bit by bit, and its entry goes last."""
+        if life != self._life or not self.running:
+            return
+        key = f"r:{registry_id}"
+        effects = next(batches, None)
+        if effects is not None:
+            self._local("forget", key, effects)
+            self.world.after(TAKE_OVER_GAP_S, self._take_over, registry_id, entry_life, batches, life)
+            return
+        entry = self.live.replica.roster.get(key)
+        if entry is not None and entry.life == entry_life:
+            self._local("forget", key, self.live.forget(registry_id, b"", self.now))
 
     def register(self, key: str, incarnation: int, payload: bytes, token: Token | None, reply: Reply) -> None:
         """A node registers. `reply(outcome, token)`: ok, or conflict (it is somebody else's)."""
