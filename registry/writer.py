@@ -211,8 +211,8 @@ class Writer:
 
     def pinned(self, registry_id: str) -> bytes | None:
         """The identity that the roster has of a registry."""
-        record = self.engine.replica.roster.get(REGISTRY_PREFIX + registry_id)
-        advert = unpack_advert(record.spec.payload) if record is not None and record.spec is not None else None
+        entry = self._entry(registry_id)
+        advert = unpack_advert(entry.spec.payload) if entry is not None and entry.spec is not None else None
         return advert.identity if advert is not None else None
 
     # reading
@@ -363,19 +363,25 @@ class Writer:
         """Take a registry out of the roster: its pinned identity with it. What it had sealed is ours from then on, and
         kept before, bit by bit. `note`: right before its entry is removed. False: it is not there."""
         self.check()
-        entry, roster = REGISTRY_PREFIX + registry_id, self.engine.replica.roster
-        if entry not in roster:
+        entry = self._entry(registry_id)
+        if entry is None:
             return False
-        life = roster[entry].life
+        life = entry.life
         for _ in range(TAKEN_OVER_PASSES):
             if await self._take_over(registry_id) <= 1:
                 break  # so what it may have written meanwhile is little
-        if (held := roster.get(entry)) is not None and held.life == life:
+        entry = self._entry(registry_id)
+        if entry is not None and entry.life == life:
             note()
             await self._kept(self.engine.forget(registry_id, b"removed by an operator", self.now))
         else:  # somebody else has taken it out meanwhile; if it is back, it is another entry
             await self.flushed()
         return True
+
+    def _entry(self, registry_id: str) -> Versioned | None:
+        """A registry's entry in the roster. Of a new one its other parts may come first: it is none before its own."""
+        record = self.engine.replica.roster.get(REGISTRY_PREFIX + registry_id)
+        return record if record is not None and record.spec is not None else None
 
     async def _take_over(self, registry_id: str) -> int:
         """What it has sealed is ours; in how many steps."""

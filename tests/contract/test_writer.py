@@ -14,7 +14,7 @@ import pytest
 from federation.clock import Chain, Dot, Now, hlc_of
 from federation.effects import Effect
 from federation.messages import Push, Watermarks
-from federation.record import REGISTRY_PREFIX
+from federation.record import REGISTRY_PREFIX, Item, Section, SectionKind
 from federation.record import Record as Versioned
 from registry import commits
 from registry import writer as writer_module
@@ -825,6 +825,13 @@ async def test_what_another_forgets_meanwhile_is_forgotten_once_that_is_kept(rig
     assert notes == [THERE]
     assert THERE not in rig.writer.roster()
     await rig.holds_everything()
+
+
+async def test_an_entry_of_which_only_another_part_has_come_cannot_be_forgotten_yet(rig: Rig) -> None:
+    word = Item(f"{REGISTRY_PREFIX}x", 3, 0, SectionKind.JUDGEMENT, Section(1, "x", 0, b"", 1, 2))
+    rig.writer.engine.replica.apply(word)
+    assert word.key in rig.writer.engine.replica.roster
+    assert not await rig.writer.forget_registry("x")
 
 
 async def test_who_came_back_while_it_was_being_forgotten_stays(rig: Rig, at_once: int) -> None:

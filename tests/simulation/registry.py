@@ -286,7 +286,7 @@ class SimulatedRegistry:
     def forget(self, registry_id: str) -> None:
         """An operator takes another registry out of the roster."""
         entry = self.live.replica.roster.get(f"r:{registry_id}")
-        if entry is not None:
+        if entry is not None and entry.spec is not None:
             self.world.note("forget", self.id, registry_id)
             batches = self.live.taking_over(registry_id, TAKEN_OVER_AT_ONCE, lambda: self.now)
             self._take_over(registry_id, entry.life, batches, self._life)
