@@ -64,6 +64,7 @@ class GroupCommit:
         self._beats: list[_Beat] = []
         self._commands: list[_Command] = []
         self._flusher: asyncio.Task[None] | None = None
+        self._connection: AbstractConnection | None = None
         self._batch_began_s = 0.0
         self._batch_shared = False
 
@@ -141,7 +142,7 @@ class GroupCommit:
         groups = [beats[i : i + MAX_BEATS] for i in range(0, len(beats), MAX_BEATS)]
         calls = [self.call(c.script, c.arguments) for c in commands]
         calls += [self.call(lua.BEATS, [*self._beat_arguments, _batch(group)]) for group in groups]
-        answers = await self.pipeline(calls)
+        answers = await self._pipeline(await self._own_connection(), calls)
         for command, answer in zip(commands, answers, strict=False):
             _settle(command.done, answer)
         for group, answer in zip(groups, answers[len(commands) :], strict=True):
@@ -149,27 +150,32 @@ class GroupCommit:
             for index, beat in enumerate(group):
                 _settle(beat.done, answer if isinstance(answer, Exception) else index not in lacking)
 
-    async def pipeline(self, calls: list[list[Any]]) -> list[Any]:
-        """Every call's answer, or its error."""
-        answers = await self._once(calls)
+    async def _own_connection(self) -> AbstractConnection:
+        """The batches' own: the pool's bookkeeping and a time-out for each step cost a third of a small batch."""
+        pool = self._redis.connection_pool
+        if self._connection is None:
+            self._connection = await pool.get_connection()  # type: ignore[no-untyped-call]  # the library has no types
+            self._connection.socket_timeout = None  # BATCH_TIMEOUT_S is for the whole
+        await pool.ensure_connection(self._connection)
+        return self._connection
+
+    async def apart(self, calls: list[list[Any]]) -> list[Any]:
+        """Every call's answer, or its error; over a connection on which no batch waits for them."""
+        pool = self._redis.connection_pool
+        connection = await pool.get_connection()  # type: ignore[no-untyped-call]
+        try:
+            return await self._pipeline(connection, calls)
+        finally:
+            await pool.release(connection)
+
+    async def _pipeline(self, connection: AbstractConnection, calls: list[list[Any]]) -> list[Any]:
+        answers = await _round_trip(connection, calls)
         missing = [i for i, answer in enumerate(answers) if isinstance(answer, redis_errors.NoScriptError)]
         if missing:  # the server was restarted or flushed: nothing of these was run
             await self.load_scripts()
-            for i, answer in zip(missing, await self._once([calls[i] for i in missing]), strict=True):
+            for i, answer in zip(missing, await _round_trip(connection, [calls[i] for i in missing]), strict=True):
                 answers[i] = answer
         return answers
-
-    async def _once(self, calls: list[list[Any]]) -> list[Any]:
-        """One round trip. redis-py's pipeline does the same in twice the time, most of it packing arguments one by
-        one; a connection on which something went wrong has closed itself before it goes back to the pool."""
-        packed = b"".join([pack_command(tuple(call)) for call in calls])
-        pool = self._redis.connection_pool
-        connection = await pool.get_connection()  # type: ignore[no-untyped-call]  # the library has no types here
-        try:
-            await connection.send_packed_command(packed)
-            return [await _answer(connection) for _ in calls]
-        finally:
-            await pool.release(connection)
 
     def call(self, script: str | None, arguments: list[Any]) -> list[Any]:
         """The command that runs a script, or the plain command."""
@@ -199,6 +205,13 @@ def frames(batch: bytes) -> Iterator[tuple[str, int, bytes]]:
         key, at_ms, size = batch[at:start].split()
         at = start + int(size)
         yield key.decode(), int(at_ms), batch[start:at]
+
+
+async def _round_trip(connection: AbstractConnection, calls: list[list[Any]]) -> list[Any]:
+    """redis-py's pipeline does the same in twice the time, most of it packing arguments one by one; a connection on
+    which something went wrong has closed itself."""
+    await connection.send_packed_command(b"".join([pack_command(tuple(call)) for call in calls]))
+    return [await _answer(connection) for _ in calls]
 
 
 async def _answer(connection: AbstractConnection) -> Any:

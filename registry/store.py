@@ -218,7 +218,7 @@ class RedisStore:
 
     async def _read(self, script: str, arguments: list[object]) -> list[Any]:
         """A script's answer, apart from the batches: nobody waits for a long one."""
-        (answer,) = await guarded(self._batches.pipeline([self._batches.call(script, arguments)]))
+        (answer,) = await guarded(self._batches.apart([self._batches.call(script, arguments)]))
         if isinstance(answer, Exception):
             raise unavailable(answer)
         return cast(list[Any], answer)
