@@ -34,13 +34,12 @@ from registry.directory import Directory, Due
 from registry.latency import MOST_REGISTRIES, believed
 from registry.logs import event
 from registry.node import NODE_PREFIX, Record, Unread, Word, node_key
+from registry.pace import Pace
 from registry.ports import Fenced, Store, StoreUnavailable
 from registry.positions import Position, Visible
 from registry.stored import pack_meta
 
 TICK_S = 0.1
-COMMIT_GAP_S = 0.015  # between two rounds: one costs as much as a dozen records in it, and a push to each peer
-ROUNDS_AT_ONCE = 4  # before there is a gap: who writes now and then never waits
 HELD_BACK_S = 0.1  # at most, what peers say: a round in which everything is written again takes seconds
 RETRY_S = 0.2
 PAUSE_AFTER_S = 3.0  # without the store: others should not take us for alive when nobody can write here
@@ -114,7 +113,7 @@ class Writer:
         self._flusher: asyncio.Task[None] | None = None
         self._admits = asyncio.Event()  # set: messages are taken as they come
         self._admits.set()
-        self._paid_s = 0.0  # until then the rounds up to now use up their gaps
+        self._pace = Pace()
         self._failing_since_s: float | None = None
         self._paused = False
         self._loud: dict[tuple[str, str | None], float] = {}
@@ -463,17 +462,22 @@ class Writer:
         """Commit until nothing is left. What arrives meanwhile waits for the next round, so that what is sent after a
         round tells only of what that round kept. Messages wait on their links, for HELD_BACK_S at most: nothing of
         them could be kept before the next round, and taken together they cost less than one by one."""
+        loop = asyncio.get_running_loop()
         self._admits.clear()
         try:
             while self._has_work:
-                await self._gather()
+                wait_s = self._pace.begin(loop.time())
+                if wait_s > 0:
+                    await asyncio.sleep(wait_s)
                 await self._admit()
                 self._push()  # what this round keeps goes out after it, in one piece
-                admitting = asyncio.get_running_loop().call_later(HELD_BACK_S, self._admits.set)
+                admitting = loop.call_later(HELD_BACK_S, self._admits.set)
+                began_s = loop.time()
                 try:
                     kept = await self._round()
                 finally:
                     admitting.cancel()
+                self._pace.took(loop.time() - began_s)
                 if not kept:
                     if self.deposed.is_set():
                         return
@@ -523,14 +527,6 @@ class Writer:
         for _ in range(2):
             await asyncio.sleep(0)
         self._admits.clear()
-
-    async def _gather(self) -> None:
-        """Under load, let a few more join before the next round. (The generic cell rate algorithm, ITU-T I.371.)"""
-        now_s = asyncio.get_running_loop().time()
-        wait_s = self._paid_s - ROUNDS_AT_ONCE * COMMIT_GAP_S - now_s
-        if wait_s > 0:
-            await asyncio.sleep(wait_s)
-        self._paid_s = max(self._paid_s, now_s) + COMMIT_GAP_S
 
     async def _commit_round(self, keys: list[str], meta_due: bool, beats: list[Beat]) -> None:
         replica = self.engine.replica
