@@ -23,7 +23,7 @@ from registry.ports import StoreUnavailable
 
 MAX_WAITING = 20_000  # about two seconds of work; more would only time out later
 MAX_BEATS = 512  # a script call: Lua's unpack takes 8,000 values at most
-BATCH_TIMEOUT_S = 1.5
+BATCH_TIMEOUT_S = 1.0  # so that the lease can be renewed over another connection before it ends (region.py)
 HANG_UP_S = 0.2
 CLOSE_S = 0.5
 # Under load, at most a batch every two milliseconds: a round trip costs as much as several heartbeats,
@@ -157,6 +157,8 @@ class GroupCommit:
         if self._connection is None:
             self._connection = await pool.get_connection()  # type: ignore[no-untyped-call]  # the library has no types
             self._connection.socket_timeout = None  # BATCH_TIMEOUT_S is for the whole
+        elif self._connection.should_reconnect():  # type: ignore[no-untyped-call]  # the server moves
+            await self._connection.disconnect()
         await pool.ensure_connection(self._connection)
         return self._connection
 
@@ -173,8 +175,9 @@ class GroupCommit:
         answers = await _round_trip(connection, calls)
         missing = [i for i, answer in enumerate(answers) if isinstance(answer, redis_errors.NoScriptError)]
         if missing:  # the server was restarted or flushed: nothing of these was run
-            await self.load_scripts()
-            for i, answer in zip(missing, await _round_trip(connection, [calls[i] for i in missing]), strict=True):
+            loading = [["SCRIPT", "LOAD", script] for script in _SHA]
+            again = await _round_trip(connection, [*loading, *(calls[i] for i in missing)])
+            for i, answer in zip(missing, again[len(loading) :], strict=True):
                 answers[i] = answer
         return answers
 

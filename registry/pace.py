@@ -7,7 +7,7 @@ Where rounds take long, as the machine is short of CPU or the store is slow, the
 LEAST_GAP_S = 0.015  # from one round's beginning to the next one's
 MOST_GAP_S = 0.035  # whatever a round took: two of them lie between a write and its being seen elsewhere
 SHARE = 0.4  # of the time that rounds take up, between those two
-AT_ONCE_S = 4 * LEAST_GAP_S  # so much may be taken in advance: who writes now and then never waits
+AT_ONCE_S = 4 * LEAST_GAP_S  # so much may be taken in advance, four rounds or two: who writes now and then never waits
 
 
 class Pace:
@@ -23,6 +23,6 @@ class Pace:
         self._paid_s = max(self._paid_s, now_s) + self._gap_s
         return wait_s
 
-    def took(self, seconds: float) -> None:
-        """What the last one took."""
-        self._gap_s = min(max(LEAST_GAP_S, seconds / SHARE), MOST_GAP_S)
+    def took(self, seconds: float, writes: int) -> None:
+        """What the last one took. Who writes alone has no company to wait for, however slow the store."""
+        self._gap_s = min(max(LEAST_GAP_S, seconds / SHARE), MOST_GAP_S) if writes > 1 else LEAST_GAP_S

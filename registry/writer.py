@@ -472,12 +472,12 @@ class Writer:
                 await self._admit()
                 self._push()  # what this round keeps goes out after it, in one piece
                 admitting = loop.call_later(HELD_BACK_S, self._admits.set)
-                began_s = loop.time()
+                began_s, writes = loop.time(), len(self._dirty)
                 try:
                     kept = await self._round()
                 finally:
                     admitting.cancel()
-                self._pace.took(loop.time() - began_s)
+                self._pace.took(loop.time() - began_s, writes)
                 if not kept:
                     if self.deposed.is_set():
                         return
