@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from registry.group_commit import MAX_BEATS, frame, frames
+from registry.group_commit import BATCH_TIMEOUT_S, MAX_BEATS, frame, frames
 from registry.ports import Fenced, Lease, Put, StoreChanged, StoreUnavailable
+from registry.region import LEASE_S, RENEW_S
 from registry.store import RedisStore
 from tests.support.stores import Bench, heard, loaded, told
 
@@ -60,6 +61,10 @@ async def test_a_turn_of_very_many_heartbeats_answers_each(region: Bench) -> Non
     ids = [f"n{i}" for i in range(MAX_BEATS + 100)]
     answers = await asyncio.gather(*(store.beat(key, b"{}", AT) for key in ids))
     assert [key for key, there in zip(ids, answers, strict=True) if there] == known
+
+
+def test_the_lease_can_be_renewed_after_a_batch_that_got_no_answer() -> None:
+    assert BATCH_TIMEOUT_S + RENEW_S < LEASE_S
 
 
 def test_a_batch_is_taken_apart_as_it_was_put_together() -> None:
