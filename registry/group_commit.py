@@ -134,7 +134,7 @@ class GroupCommit:
 
     async def _gather(self) -> None:
         """While batches are shared, let a few more callers join before the next one: a turn of the loop at least, in
-        which those that the last one answered go on. Else batches are half as large, and twice as many."""
+        which those that the last one answered go on. Without it eight heartbeats are taken in the time of nine."""
         left_s = self._batch_began_s + GATHER_S - time.perf_counter()
         if self._batch_shared:
             await asyncio.sleep(max(0.0, left_s))
