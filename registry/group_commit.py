@@ -165,7 +165,7 @@ class GroupCommit:
     async def apart(self, calls: list[list[Any]]) -> list[Any]:
         """Every call's answer, or its error; over a connection on which no batch waits for them."""
         pool = self._redis.connection_pool
-        connection = await pool.get_connection()  # type: ignore[no-untyped-call]
+        connection = await pool.get_connection()  # type: ignore[no-untyped-call]  # the library has no types
         try:
             return await self._pipeline(connection, calls)
         finally:
